@@ -1,0 +1,27 @@
+"""Reads the learned lexicon (package data, built by promptadapt_core.data.lexicon). Text only."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+PATH = Path(__file__).with_name("lexicon.json.gz")
+
+
+class Lexicon(NamedTuple):
+    """Learned counts and weights; keys are lower case."""
+
+    artists: dict[str, int]  # name -> how often it was met as an artist
+    phrases: dict[str, int]  # normal(segment) -> 10 * log odds of modifier against main content
+    words: dict[str, int]  # word -> 10 * log odds of modifier against main content
+
+
+@functools.cache
+def lexicon() -> Lexicon:
+    """The lexicon, read once."""
+    if not PATH.exists():
+        return Lexicon({}, {}, {})
+    return Lexicon(**json.loads(gzip.decompress(PATH.read_bytes())))

@@ -1,0 +1,201 @@
+"""Layers point down, and the core keeps out of its host's way. Read by ast, nothing is imported."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+CORE = Path(__file__).resolve().parents[1] / "promptadapt_core"
+
+# A module imports only those before it. A package (data, train) is one layer.
+ORDER = [
+    "settings",
+    "prompts",
+    "modifiers",
+    "clip_tokens",
+    "gate",
+    "policy",
+    "decoding",
+    "adapter",
+    "data",
+    "runs",
+    "train",
+    "__main__",
+]
+TEXT_LAYERS = {"settings", "prompts", "modifiers", "clip_tokens", "gate", "data"}
+LATE_IN_TEXT_LAYERS = {"clip_tokens", "data"}  # these may import a heavy library inside a function
+HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "peft", "diffusers"}
+HOSTS = {"modules", "comfy", "comfy_api", "folder_paths", "nodes", "gradio", "scripts"}
+UNSAFE_IMPORTS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "subprocess"}
+UNSAFE_CALLS = {"eval", "exec", "os.system", "os.popen", "os.fork", "os.symlink"}
+SEEDING_CALLS = {"torch.seed", "random.seed", "np.random.seed", "numpy.random.seed"}
+SEEDING_NAMES = {"set_seed", "seed_everything"}
+
+
+def core_files() -> list[tuple[str, ast.Module]]:
+    """(path below promptadapt_core with forward slashes, its syntax tree), sorted."""
+    files = sorted(CORE.rglob("*.py"))
+    return [(file.relative_to(CORE).as_posix(), ast.parse(file.read_text("utf-8"))) for file in files]
+
+
+def layer(path: str) -> str:
+    """The layer of a file: "data/pairs.py" -> "data", "policy.py" -> "policy"."""
+    return path.split("/")[0].removesuffix(".py")
+
+
+def nodes(tree: ast.AST, late: bool = True) -> Iterator[ast.AST]:
+    """All nodes but those under `if TYPE_CHECKING`; without `late`, not inside functions."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        if late or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from nodes(node, late)
+
+
+def imports(path: str, tree: ast.AST, late: bool = True) -> Iterator[tuple[int, str]]:
+    """(line, absolute dotted name) of what a file imports, names in `from` included."""
+    parents = ["promptadapt_core", *path.split("/")[:-1]]
+    for node in nodes(tree, late):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            kept = parents[: len(parents) - node.level + 1] if node.level else []
+            base = ".".join([*kept, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def dotted(node: ast.AST) -> str:
+    """ "torch.random.manual_seed" of such an expression; "" of anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (base := dotted(node.value)):
+        return f"{base}.{node.attr}"
+    return ""
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and (name := dotted(node.func)):
+            yield node, name
+
+
+def upward_imports(path: str, tree: ast.Module) -> Iterator[str]:
+    own = layer(path)
+    for line, name in imports(path, tree):
+        parts = name.split(".")
+        if parts[0] != "promptadapt_core" or len(parts) < 2 or parts[1] not in ORDER:
+            continue
+        if own != parts[1] and (own == "__init__" or ORDER.index(parts[1]) > ORDER.index(own)):
+            yield f"{path}:{line} imports {name}, which is above it"
+
+
+def host_imports(path: str, tree: ast.Module) -> Iterator[str]:
+    for line, name in imports(path, tree):
+        if name.split(".")[0] in HOSTS:
+            yield f"{path}:{line} imports {name} of a host"
+
+
+def heavy_text_imports(path: str, tree: ast.Module) -> Iterator[str]:
+    if layer(path) in TEXT_LAYERS:
+        for line, name in imports(path, tree, late=layer(path) not in LATE_IN_TEXT_LAYERS):
+            if name.split(".")[0] in HEAVY:
+                yield f"{path}:{line} imports {name} in a text module"
+
+
+def unsafe_code(path: str, tree: ast.Module) -> Iterator[str]:
+    for line, name in imports(path, tree):
+        if name.split(".")[0] in UNSAFE_IMPORTS:
+            yield f"{path}:{line} imports {name}"
+    for call, name in calls(tree):
+        if name in UNSAFE_CALLS:
+            yield f"{path}:{call.lineno} calls {name}"
+        safe = any(
+            word.arg == "weights_only" and getattr(word.value, "value", None) is True
+            for word in call.keywords
+        )
+        if name == "torch.load" and not safe:
+            yield f"{path}:{call.lineno} calls torch.load without weights_only=True"
+
+
+def global_seeding(path: str, tree: ast.Module) -> Iterator[str]:
+    """Seeding or drawing from a generator that the host's images come from too."""
+    if layer(path) == "train":
+        return
+    for line, name in imports(path, tree):
+        if name.startswith("random.") and name not in {"random.Random", "random.SystemRandom"}:
+            yield f"{path}:{line} imports {name} of the global generator"
+    python_random = any(name == "random" for _, name in imports(path, tree))
+    for call, name in calls(tree):
+        first, last = name.split(".")[0], name.split(".")[-1]
+        seeds = name in SEEDING_CALLS or last in SEEDING_NAMES
+        seeds = seeds or (first == "torch" and last.startswith("manual_seed"))
+        draws = python_random and first == "random" and last not in {"Random", "SystemRandom"}
+        if seeds or draws:
+            yield f"{path}:{call.lineno} calls {name} on the global generator"
+
+
+Rule = Callable[[str, ast.Module], Iterator[str]]
+RULES = [upward_imports, host_imports, heavy_text_imports, unsafe_code, global_seeding]
+
+
+def test_every_module_has_its_place() -> None:
+    found = {layer(path) for path, _ in core_files()} - {"__init__"}
+    assert not found - set(ORDER), "not in ORDER: give each new module its layer"
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_core_keeps_the_rule(rule: Rule) -> None:
+    offences = [offence for path, tree in core_files() for offence in rule(path, tree)]
+    assert not offences, "\n".join(offences)
+
+
+OFFENCES = [
+    (upward_imports, "prompts.py", "from promptadapt_core import policy"),
+    (upward_imports, "prompts.py", "from promptadapt_core.adapter import PromptAdapter"),
+    (upward_imports, "data/pairs.py", "def build():\n    from ..train.sft import train"),
+    (upward_imports, "settings.py", "import promptadapt_core.gate"),
+    (upward_imports, "__init__.py", "from . import settings"),
+    (host_imports, "adapter.py", "import comfy.utils"),
+    (host_imports, "adapter.py", "def load():\n    from modules import shared"),
+    (heavy_text_imports, "gate.py", "def decide():\n    import numpy"),
+    (heavy_text_imports, "data/pairs.py", "try:\n    import torch\nexcept ImportError:\n    pass"),
+    (heavy_text_imports, "clip_tokens.py", "from tokenizers import Tokenizer"),
+    (unsafe_code, "policy.py", "import pickle"),
+    (unsafe_code, "policy.py", "eval('1')"),
+    (unsafe_code, "policy.py", "torch.load('x.bin')"),
+    (unsafe_code, "policy.py", "torch.load('x.bin', weights_only=False)"),
+    (global_seeding, "decoding.py", "torch.manual_seed(1)"),
+    (global_seeding, "decoding.py", "torch.cuda.manual_seed_all(1)"),
+    (global_seeding, "decoding.py", "np.random.seed(1)"),
+    (global_seeding, "decoding.py", "transformers.set_seed(1)"),
+    (global_seeding, "data/pairs.py", "import random\nrandom.shuffle(rows)"),
+    (global_seeding, "data/pairs.py", "from random import shuffle"),
+]
+
+ALLOWED = [
+    (upward_imports, "adapter.py", "from promptadapt_core.settings import SettingsError"),
+    (upward_imports, "data/pairs.py", "from . import cleaning\nfrom promptadapt_core import prompts"),
+    (upward_imports, "settings.py", "if TYPE_CHECKING:\n    from promptadapt_core import policy"),
+    (heavy_text_imports, "data/rephrase.py", "def load():\n    import torch"),
+    (heavy_text_imports, "policy.py", "import torch"),
+    (unsafe_code, "policy.py", "model.eval()\ntorch.load('x.bin', weights_only=True)"),
+    (global_seeding, "decoding.py", "torch.Generator().manual_seed(1)\ngenerator.manual_seed(1)"),
+    (global_seeding, "data/pairs.py", "import random\nrandom.Random(1).shuffle(rows)"),
+    (global_seeding, "train/sft.py", "torch.manual_seed(1)"),
+]
+
+
+@pytest.mark.parametrize(("rule", "path", "source"), OFFENCES)
+def test_the_rule_names_the_offence(rule: Rule, path: str, source: str) -> None:
+    offences = list(rule(path, ast.parse(source)))
+    assert len(offences) == 1
+    assert offences[0].startswith(f"{path}:")
+
+
+@pytest.mark.parametrize(("rule", "path", "source"), ALLOWED)
+def test_the_rule_lets_the_rest_be(rule: Rule, path: str, source: str) -> None:
+    assert list(rule(path, ast.parse(source))) == []
