@@ -115,7 +115,7 @@ def _print(adaptation, as_json: bool) -> None:
 
 
 def _policies(options: argparse.Namespace) -> None:
-    from .policy import find_policies
+    from .policies import find_policies
 
     for found in find_policies(options.models_folder):
         if options.json:

@@ -16,7 +16,9 @@ from typing import Any
 from . import decoding, gate, modifiers, prompts
 from .additions import AdditionRules, banned_pattern, trim_to_budget
 from .clip_tokens import count_clip_tokens
-from .policy import Policy, resolve_policy
+from .devices import pick_device
+from .policies import resolve_policy
+from .policy import Policy
 from .settings import MAX_SEED, AdaptSettings, SettingsError
 
 LONG_INPUT_WORDS = 25  # beyond it a user input may gain fewer than `min_modifiers`
@@ -83,7 +85,7 @@ class PromptAdapter:
         Raises SettingsError("policy", ...) for a policy that is missing, broken or foreign.
         """
         folder = resolve_policy(policy, models_folder=models_folder, download=download)
-        return cls(Policy.load(folder, device=device))
+        return cls(Policy.load(folder, device=pick_device(device)))
 
     def settings(self, **given: Any) -> AdaptSettings:
         """The settings that apply: what was given, else the policy's own, else the table's."""

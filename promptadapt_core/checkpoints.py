@@ -17,8 +17,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from promptadapt_core.policies import weight_files
-from promptadapt_core.settings import SettingsError
+from .policies import weight_files
+from .settings import SettingsError
 
 # Buffers of old GPT-2 files: the causal mask and its fill value. They carry no weights.
 OLD_GPT2_BUFFERS = re.compile(r"\.attn\.(bias|masked_bias)$")
@@ -30,6 +30,8 @@ PLAIN_GPT2 = {
     "scale_attn_weights": True,
     "tie_word_embeddings": True,
 }
+PLAIN_ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh")  # two names of one function
+MAX_LAYERS = 1000  # a config that asks for more is broken, and would only fill the memory
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -53,9 +55,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def is_plain_gpt2(config: dict[str, Any]) -> bool:
     """Whether the config is of GPT-2 as published, which needs no help of transformers."""
-    return config["model_type"] == "gpt2" and all(
-        config.get(name, usual) == usual for name, usual in PLAIN_GPT2.items()
-    )
+    usual = all(config.get(name, value) == value for name, value in PLAIN_GPT2.items())
+    activation = config.get("activation_function", "gelu_new")
+    return config["model_type"] == "gpt2" and usual and activation in PLAIN_ACTIVATIONS
 
 
 def gpt2_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -66,6 +68,8 @@ def gpt2_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         if type(size) is not int or size < 1:
             raise SettingsError("policy", f"config.json: {name} has to be 1 or more, got {size!r}")
         sizes[name] = size
+    if sizes["n_layer"] > MAX_LAYERS:
+        raise SettingsError("policy", f"config.json: n_layer has to be at most {MAX_LAYERS}")
     width = sizes["n_embd"]
     if width % sizes["n_head"]:
         raise SettingsError(
@@ -198,7 +202,7 @@ def write_weights(weights: dict[str, torch.Tensor], folder: Path, dtype: torch.d
     check_finite(stored, folder)
     path = folder / "model.safetensors"
     partial = folder / "model.safetensors.partial"
-    safetensors.torch.save_file(stored, partial, metadata={"format": "pt"})
+    partial.write_bytes(safetensors.torch.save(stored, metadata={"format": "pt"}))
     os.replace(partial, path)
     return path
 

@@ -6,6 +6,7 @@ Many collected prompts went through a tokenizer that put spaces around every dig
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 
@@ -33,9 +34,7 @@ _SUFFIXES = (
     "shaded|shaped|shift|shot|sized|skinned|style|styled|surface|tech|tone|toned|up|view|ups|"
     "wave|winning|world"
 )
-_RULES = tuple(
-    (re.compile(pattern, re.IGNORECASE), replacement)
-    for pattern, replacement in (
+_RULES = (
         (r"https?://\S+|www\.\S+", " "),
         (r"<[^<>]{0,200}>", " "),
         (r"(?:^|\s)--?(?:ar|v|q|s|c|w|h|n|no|seed|stylize|chaos|quality|stop|test|testp|hd|niji|"
@@ -57,11 +56,17 @@ _RULES = tuple(
         (r"\|(?:\s*\|)+", "|"),
         (r"\.(?:\s*\.)+", "."),
         (r"\s+(?=[,.;:!?)\]](?:\s|$))", ""),
+        (r"(?<=[(\[]) +| +(?=[)\]])", ""),
         (r",(?:\s*[,.;])+", ","),
         (r",(?=[^\s\d])", ", "),
         (r"\s+", " "),
-    )
 )  # fmt: skip
+
+
+@functools.cache
+def _compiled_rules() -> tuple[tuple[re.Pattern[str], object], ...]:
+    """The rules, compiled at the first use: importing stays fast."""
+    return tuple((re.compile(pattern, re.IGNORECASE), new) for pattern, new in _RULES)
 
 
 def clean(text: str) -> str:
@@ -71,7 +76,7 @@ def clean(text: str) -> str:
     added nor lost otherwise, their order and letter case stay. Idempotent in practice.
     """
     text = unicodedata.normalize("NFC", text).translate(_QUOTES)
-    for pattern, replacement in _RULES:
+    for pattern, replacement in _compiled_rules():
         text = pattern.sub(replacement, text)
     if text.count('"') % 2:
         text = text.replace('"', "")
@@ -91,7 +96,8 @@ def split_modifiers(text: str) -> list[str]:
     """The segments of `text` between commas, semicolons, bars, line ends and full stops, stripped
     and never empty. A comma between digits ("10,000") does not split."""
     joined = re.sub(r"(?<=\d),(?=\d{3}\b)", "\0", text)
-    segments = (part.replace("\0", ",").strip(_EDGES) for part in _SEGMENT_END.split(joined))
+    parts = _SEGMENT_END.split(joined)
+    segments = (part.replace("\0", ",").strip().strip(_EDGES).strip() for part in parts)
     return [part for part in segments if part]
 
 

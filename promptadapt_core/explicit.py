@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 _EXPLICIT = (
@@ -20,37 +21,41 @@ _EXPLICIT = (
     "large (?:breasts?|bust)|breasts?|without clothes|no clothes|wearing nothing|unclothed"
 )
 # "naked mole rat" and the like: harmless, and common in real prompts.
-_HARMLESS = re.compile(
+_HARMLESS = (
     r"\bnaked (?:mole|eye)|\b(?:cock|cockatoo) (?:a doodle|fight)|\bchicken breasts?\b|"
     r"\bturkey breasts?\b|\brobin(?:'s)? breast\b|\btit(?:mouse)?\b(?= bird)|\bblue tits?\b|"
-    r"\bgreat tits?\b|\bbreast (?:plate|armou?r|stroke)s?\b|\bsex and the city\b|\bmass effect\b",
-    re.IGNORECASE,
+    r"\bgreat tits?\b|\bbreast (?:plate|armou?r|stroke)s?\b|\bsex and the city\b|\bmass effect\b"
 )
-_CHILDREN = re.compile(
+_CHILDREN = (
     r"\b(?:child(?:ren|ish)?|kids?|toddlers?|bab(?:y|ies)|infants?|teen(?:s|age|ager|agers)?|"
     r"preteen|under ?age|minors?|school ?(?:girl|boy)s?|little (?:girl|boy)s?|"
-    r"young (?:girl|boy)s?|girls?|boys?|loli|shota|(?:[1-9]|1[0-7])[ -]?(?:years?[ -]?old|yo))\b",
-    re.IGNORECASE,
+    r"young (?:girl|boy)s?|girls?|boys?|loli|shota|(?:[1-9]|1[0-7])[ -]?(?:years?[ -]?old|yo))\b"
 )
-_SEXUALISING = re.compile(
+_SEXUALISING = (
     r"\b(?:seductive\w*|sensual\w*|sultry|provocative\w*|bikinis?|underwear|undies|bra|"
     r"swim ?suits?|swim ?wear|flirt\w*|skimpy|scantily|revealing|tight (?:dress|clothes|clothing)|"
     r"latex|thighs?|curvy|curvaceous|hot(?=,|$| girl| boy)|alluring|tempting|aroused?|arousing|"
-    r"barely (?:dressed|clothed)|see[- ]through|transparent (?:dress|clothes|clothing)|wet t-?shirt|"
-    r"spread(?:ing)? (?:her |his )?legs|bedroom eyes|garters?|stockings|fishnets?|corset)\b",
-    re.IGNORECASE,
+    r"barely (?:dressed|clothed)|see[- ]through|transparent (?:dress|"
+    r"clothes|clothing)|wet t-?shirt|"
+    r"spread(?:ing)? (?:her |his )?legs|bedroom eyes|garters?|stockings|fishnets?|corset)\b"
 )
 _GORE = (
     "decapitat\\w+|disembowel\\w*|dismember\\w*|entrails|eviscerat\\w+|gore|gory|guts|"
     "mutilat\\w+|beheaded|beheading|necrophilia|snuff film"
 )
-_EXPLICIT_PATTERN = re.compile(rf"\b(?:{_EXPLICIT}|{_GORE})\b", re.IGNORECASE)
+_EXPLICIT_PATTERN = rf"\b(?:{_EXPLICIT}|{_GORE})\b"
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """Compiled at the first use: importing stays fast."""
+    return re.compile(pattern, re.IGNORECASE)
 
 
 def is_explicit(text: str) -> bool:
     """Whether `text` names nudity, sex or gore, or puts sexualising words beside words for the
     young. Errs towards True: it decides what the data leaves out, never what a user may type."""
-    text = _HARMLESS.sub(" ", text)
-    if _EXPLICIT_PATTERN.search(text):
+    text = _compiled(_HARMLESS).sub(" ", text)
+    if _compiled(_EXPLICIT_PATTERN).search(text):
         return True
-    return bool(_CHILDREN.search(text) and _SEXUALISING.search(text))
+    return bool(_compiled(_CHILDREN).search(text) and _compiled(_SEXUALISING).search(text))

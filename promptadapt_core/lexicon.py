@@ -15,13 +15,12 @@ class Lexicon(NamedTuple):
     """Learned counts and weights; keys are lower case."""
 
     artists: dict[str, int]  # name -> how often it was met as an artist
-    phrases: dict[str, int]  # normal(segment) -> 10 * log odds of modifier against main content
-    words: dict[str, int]  # word -> 10 * log odds of modifier against main content
+    weights: dict[str, int]  # feature of a segment -> 10 * its part in the log odds of modifier
 
 
 @functools.cache
 def lexicon() -> Lexicon:
     """The lexicon, read once."""
     if not PATH.exists():
-        return Lexicon({}, {}, {})
+        return Lexicon({}, {})
     return Lexicon(**json.loads(gzip.decompress(PATH.read_bytes())))

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from promptadapt_core.settings import AdaptSettings, SettingsError
+from .settings import AdaptSettings, SettingsError
 
 MANIFEST_NAME = "promptadapt.json"
 MANIFEST_FORMAT = 1  # raise it when an older reader would misunderstand the file
@@ -48,23 +48,6 @@ class Manifest:
         return self.template.replace("{user_input}", user_input.strip())
 
 
-# The settings of the released model card; `shared` nothing else with a folder of ours.
-PROMPTIST = Manifest(
-    name="Promptist",
-    template="{user_input} Rephrase:",
-    start="free",
-    decoding={
-        "num_beams": 8,
-        "length_penalty": -1.0,
-        "max_new_tokens": 75,
-        "min_modifiers": 0,
-        "artists": True,
-    },
-    description="microsoft/Promptist, GPT-2 small trained with PPO for Stable Diffusion 1.4",
-    licence="MIT",
-)
-
-
 def _wrong(reason: str) -> SettingsError:
     return SettingsError("policy", f"{MANIFEST_NAME}: {reason}")
 
@@ -80,6 +63,23 @@ def _checked_decoding(decoding: dict[str, Any]) -> dict[str, Any]:
     except SettingsError as error:
         raise _wrong(f"decoding.{error.name}: {error.reason}") from None
     return {name: getattr(checked, name) for name in decoding}
+
+
+# As the released model card runs it; what the card does not filter is not filtered.
+PROMPTIST = Manifest(
+    name="Promptist",
+    template="{user_input} Rephrase:",
+    start="free",
+    decoding={
+        "num_beams": 8,
+        "length_penalty": -1.0,
+        "max_new_tokens": 75,
+        "min_modifiers": 0,
+        "artists": True,
+    },
+    description="microsoft/Promptist, GPT-2 small trained with PPO for Stable Diffusion 1.4",
+    licence="MIT",
+)
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from promptadapt_core.manifest import read_manifest
-from promptadapt_core.settings import SettingsError
+from .manifest import read_manifest
+from .settings import SettingsError
 
 DEFAULT_POLICY = "promptadapt-sd"
 BUNDLED_FOLDER = Path(__file__).parent / "policies"
@@ -27,6 +27,10 @@ class PolicyInfo(NamedTuple):
     description: str
     size_bytes: int
     source: str
+
+    def as_json(self) -> dict[str, str | int]:
+        """The same for json.dumps."""
+        return {**self._asdict(), "folder": str(self.folder)}
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -246,9 +246,14 @@ class SftSettings(Settings):
     dropout: float = setting(0.1, "of a policy from scratch", low=0.0, high=0.9)
     validate_every: int = setting(200, "optimizer steps between validations", low=1)
     checkpoint_every: int = setting(200, "optimizer steps between resumable states", low=1)
+    log_every: int = setting(20, "optimizer steps between rows of metrics.jsonl", low=1)
+    max_valid_pairs: int = setting(
+        2000, "validate on at most this many pairs, always the same; 0 takes all", low=0
+    )
     patience: int = setting(0, "stop after this many validations without a better one; 0 never",
                             low=0)
     resume: bool = setting(False, "go on with the run in the folder")
+    tensorboard: bool = setting(True, "write no TensorBoard files (they need tensorboard installed)")
     lora_rank: int = setting(0, "train LoRA matrices of this rank on the base; 0 trains all",
                              low=0, high=1024)
     vocab_size: int = setting(5120, "of a tokenizer from scratch", low=300, high=100_000)

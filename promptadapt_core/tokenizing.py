@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
-from promptadapt_core.settings import SettingsError
+from .settings import SettingsError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 END_TOKEN = "<|endoftext|>"
+# Without this, old transformers adds token_type_ids, which GPT-2 takes for words.
+INPUT_NAMES = ["input_ids", "attention_mask"]
 
 
 def train_backend(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
@@ -59,6 +61,7 @@ def wrap_backend(backend: tokenizers.Tokenizer, end: str = END_TOKEN) -> PreTrai
         pad_token=end,
         unk_token=end,
         clean_up_tokenization_spaces=False,
+        model_input_names=INPUT_NAMES,
     )
 
 
@@ -87,12 +90,13 @@ def read_backend(folder: Path) -> tokenizers.Tokenizer:
 def write_backend(backend: tokenizers.Tokenizer, folder: Path, end: str = END_TOKEN) -> None:
     """Write tokenizer.json as tokenizers 0.13 and all newer read it, and tokenizer_config.json."""
     fields = json.loads(backend.to_str())
+    fields["post_processor"] = None  # nothing is added to a text, whoever reads the file
     model = fields.get("model", {})
     merges = model.get("merges", [])
     # New libraries write ["a", "b"]; only a token with a space in it needs that.
     if all(isinstance(pair, list) and not any(" " in part for part in pair) for pair in merges):
         model["merges"] = [" ".join(pair) for pair in merges]
-    _write_json(fields, folder / "tokenizer.json", indent=None)
+    write_json(fields, folder / "tokenizer.json", indent=None)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": end,
@@ -100,11 +104,12 @@ def write_backend(backend: tokenizers.Tokenizer, folder: Path, end: str = END_TO
         "pad_token": end,
         "unk_token": end,
         "clean_up_tokenization_spaces": False,
+        "model_input_names": INPUT_NAMES,
     }
-    _write_json(settings, folder / "tokenizer_config.json", indent=2)
+    write_json(settings, folder / "tokenizer_config.json", indent=2)
 
 
-def _write_json(fields: dict[str, Any], path: Path, indent: int | None) -> None:
+def write_json(fields: dict[str, Any], path: Path, indent: int | None = 2) -> None:
     separators = (",", ":") if indent is None else None
     text = json.dumps(fields, indent=indent, ensure_ascii=False, separators=separators)
     path.write_text(text + "\n", encoding="utf-8")

@@ -19,7 +19,8 @@ def near_pairs(
 ) -> Iterator[tuple[int, int]]:
     """The index pairs (earlier, later) whose Jaccard similarity is at least `threshold`.
 
-    `threshold` lies in (0, 1]. An empty set is a copy of nothing.
+    `threshold` lies in (0, 1]. An empty set is a copy of nothing. Of equal sets, only the first is
+    compared with the others; the rest are paired with the first.
     """
     counts = Counter(word for words in word_sets for word in words)
     # Equal sets of common words would all be compared with each other: compare each set once.

@@ -1,14 +1,12 @@
 """Learns promptadapt_core/lexicon.json.gz from engineered prompts and keyword counts.
 
-Three things are learned, and nothing else is stored:
+Two things are learned, and nothing else is stored:
 
 - `artists`: names that follow "by", or stand in lists that do, with counts;
-- `words`: how much likelier a word is in a modifier than in main content (natural log odds,
-  times 10). A prompt is content followed by modifiers; where the one ends is not marked, so a few
-  rounds of self-training alternate between placing the border where the words say it is and
-  counting the words on either side;
-- `phrases`: the same for whole segments that occur often, so that "pulp fiction" is known as a
-  whole.
+- `weights`: a logistic regression on the words of a segment, modifier against main content, in
+  tenths of log odds. A prompt is content followed by modifiers; where the one ends is not marked,
+  so rounds of self-training alternate between placing the border where the weights say it is and
+  fitting the weights to either side.
 
 Run: python -m promptadapt_core.data.lexicon --prompts F --keywords G [--keywords H] --out FILE
 """
@@ -20,6 +18,7 @@ import csv
 import gzip
 import json
 import math
+import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,13 +26,45 @@ from pathlib import Path
 
 from promptadapt_core.artists import name_of, split_names
 from promptadapt_core.cleaning import clean, normal, split_modifiers
-from promptadapt_core.modifiers import words_of
+from promptadapt_core.modifiers import features, main_run, score_of, unknown
 
-MIN_WORD_COUNT = 6
-MIN_PHRASE_COUNT = 6
-NUM_ROUNDS = 6
-SMOOTHING = 2.0
-LIMIT = 4.0  # no log odds beyond this, either way
+MIN_FEATURE_COUNT = 6
+FREQUENT_KEYWORD = 60  # how often a keyword counts as a sure modifier at the start
+NUM_ROUNDS = 3
+NUM_EPOCHS = 5
+RATE = 0.3
+DECAY = 0.003
+MAX_IMPORTANCE = 6.0
+
+
+# Names known to everyone, which the prompts may spell out too rarely to be learned.
+FAMOUS = (
+    "monet, claude monet, picasso, pablo picasso, dali, salvador dali, van gogh, vincent van gogh, "
+    "klimt, gustav klimt, giger, hr giger, h. r. giger, h r giger, mucha, rutkowski, da vinci, "
+    "leonardo da vinci, leonardo davinci, rembrandt, botticelli, bosch, "
+    "hieronymus bosch, bruegel, brueghel, durer, albrecht durer, goya, francisco goya, velazquez, "
+    "vermeer, caravaggio, rubens, titian, j. m. w. turner, cezanne, gauguin, "
+    "matisse, degas, renoir, manet, toulouse-lautrec, munch, edvard munch, kandinsky, mondrian, "
+    "malevich, magritte, rene magritte, max ernst, joan miro, chagall, modigliani, frida kahlo, "
+    "diego rivera, edward hopper, norman rockwell, andy warhol, warhol, basquiat, keith haring, "
+    "roy lichtenstein, jackson pollock, rothko, banksy, hokusai, hiroshige, escher, m. c. escher, "
+    "mc escher, beksinski, zdzislaw beksinski, moebius, jean giraud, "
+    "leyendecker, j. c. leyendecker, "
+    "jc leyendecker, frazetta, frank frazetta, syd mead, tim burton, wes "
+    "anderson, stanley kubrick, "
+    "miyazaki, hayao miyazaki, ghibli, studio ghibli, studio trigger, "
+    "junji ito, kentaro miura, akira toriyama, osamu tezuka, katsuhiro otomo, masamune shirow, "
+    "ansel adams, annie leibovitz, steve mccurry, cindy sherman, helmut newton, thomas kinkade, "
+    "bob ross, john singer sargent, bouguereau, waterhouse, john william waterhouse, "
+    "gustave dore, william blake, caspar david friedrich, bierstadt, albert bierstadt, "
+    "aivazovsky, ivan aivazovsky, ilya repin, repin, shishkin, vrubel, anders zorn, sorolla, "
+    "joaquin sorolla, alma-tadema, sakimichan, sakimi chan, ross draws, rossdraws, artgerm, wlop, "
+    "greg rutkowski, kuvshinov, ilya kuvshinov, beeple, loish, rhads, sparth, tom bagshaw, "
+    "craig mullins, simon stalenhag, stalenhag, ruan jia, yoji shinkawa, makoto shinkai, "
+    "yoshitaka amano, ayami kojima, peter mohrbacher, alex grey, android "
+    "jones, kaws, ridley scott, "
+    "david lynch, tarkovsky, christopher nolan, denis villeneuve, roger deakins, zaha hadid, gaudi"
+)
 
 
 class Item:
@@ -71,9 +102,22 @@ def learn_artists(texts: Sequence[str], keywords: Mapping[str, int]) -> dict[str
                 after = place + 1 < len(items) and items[place + 1].text in artists
                 if (before and after) or (before and item.before == "and"):
                     more[item.text] += 1
-        artists = _believed(more, total, least=2, share=0.3)
+        artists = _believed(more, _outside(total, artists), least=2, share=0.3)
     _add_keyword_artists(artists, keywords)
+    for name in FAMOUS.split(","):
+        artists.setdefault(name.strip(), 1)
     return artists
+
+
+def _outside(total: Counter[str], artists: Mapping[str, int]) -> Counter[str]:
+    """How often a word stands outside longer names that have it ("rutkowski" without "greg")."""
+    left = total.copy()
+    for name in artists:
+        words = name.split()
+        if len(words) > 1:
+            for word in (words[0], words[-1]):
+                left[word] -= total[name]
+    return left
 
 
 def _items(text: str) -> list[Item]:
@@ -101,7 +145,7 @@ def _believed(
         one_word = " " not in name
         needed = max(least, 4 if one_word else least)
         part = count / max(total[name], count, 1)
-        if name and count >= needed and part >= (0.4 if one_word else share):
+        if len(name) > 2 and count >= needed and part >= (0.4 if one_word else share):
             believed[name] = count
     return believed
 
@@ -113,83 +157,96 @@ def _add_keyword_artists(artists: dict[str, int], keywords: Mapping[str, int]) -
             names = [name_of(name) for name, _ in split_names(clean(keyword))]
             if len(names) > 1 and sum(name in artists for name in names) * 2 >= len(names):
                 for name in names:
-                    if name and " " in name:
+                    if len(name) > 2 and " " in name:
                         artists[name] = max(artists.get(name, 0), count)
 
 
 def learn_weights(
     prompts: Sequence[Sequence[str]], keywords: Mapping[str, int]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Log odds of words and of whole segments, modifier against main content.
+) -> dict[str, float]:
+    """Weights of the features of a segment (modifiers.features) in the log odds of modifier
+    against main content: a logistic regression on borders that it moves itself.
 
     `prompts` are lists of segments without artists. `keywords` are counts of segments of engineered
     prompts of another collection: they start the self-training, as in "everything from the first
     frequent keyword on that is not the first segment is a modifier".
     """
-    frequent = {normal(keyword) for keyword, count in keywords.items() if count >= 250}
+    frequent = {normal(keyword) for keyword, count in keywords.items() if count >= FREQUENT_KEYWORD}
     borders = []
     for segments in prompts:
         marks = [place for place, text in enumerate(segments) if place and normal(text) in frequent]
         borders.append((0, marks[0] if marks else len(segments)))
-    words: dict[str, float] = {}
-    phrases: dict[str, float] = {}
+    known = _known_features(prompts)
+    weights: dict[str, float] = {}
     for _ in range(NUM_ROUNDS):
-        words, phrases = _count(prompts, borders, keywords)
-        borders = [_border(segments, words, phrases) for segments in prompts]
-    return words, phrases
+        weights = _fit(_label(prompts, borders), known)
+        scores: dict[str, float] = {}
+        borders = [_border(segments, weights, scores) for segments in prompts]
+    return weights
 
 
-def _count(
-    prompts: Sequence[Sequence[str]],
-    borders: Sequence[tuple[int, int]],
-    keywords: Mapping[str, int],
-) -> tuple[dict[str, float], dict[str, float]]:
-    word_counts: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
-    phrase_counts: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+def _known_features(prompts: Sequence[Sequence[str]]) -> set[str]:
+    """The features that occur in enough different segments to learn something from them."""
+    counts: Counter[str] = Counter()
+    distinct: Counter[str] = Counter()
+    for segments in prompts:
+        distinct.update(segments)
+    for segment, count in distinct.items():
+        for feature in set(features(segment)):
+            counts[feature] += count if feature[0] == "=" else min(count, 3)
+    return {feature for feature, count in counts.items() if count >= MIN_FEATURE_COUNT}
+
+
+def _label(
+    prompts: Sequence[Sequence[str]], borders: Sequence[tuple[int, int]]
+) -> dict[str, tuple[int, int]]:
+    """How often each segment stands in main content and outside it."""
+    counts: dict[str, tuple[int, int]] = {}
     for segments, (start, end) in zip(prompts, borders, strict=True):
         for place, segment in enumerate(segments):
-            side = int(not start <= place < end)
-            word_counts[side].update(words_of(segment))
-            if len(segments) > 1:
-                phrase_counts[side][normal(segment)] += 1
-    words = _log_odds(word_counts, MIN_WORD_COUNT, lambda word: 0.0)
-    prior = {normal(keyword): 1.0 for keyword, count in keywords.items() if count >= 100}
-    phrases = _log_odds(phrase_counts, MIN_PHRASE_COUNT, lambda key: prior.get(key, 0.0))
-    return words, phrases
+            main, modifier = counts.get(segment, (0, 0))
+            if start <= place < end:
+                counts[segment] = (main + 1, modifier)
+            else:
+                counts[segment] = (main, modifier + 1)
+    return counts
 
 
-def _log_odds(counts, least: int, prior) -> dict[str, float]:
-    main, modifier = counts
-    num_main, num_modifier = sum(main.values()), sum(modifier.values())
-    odds = {}
-    for key in main.keys() | modifier.keys():
-        if key and main[key] + modifier[key] >= least:
-            value = prior(key) + math.log(
-                (modifier[key] + SMOOTHING) / (main[key] + SMOOTHING * num_main / num_modifier)
-            )
-            odds[key] = min(LIMIT, max(-LIMIT, value))
-    return odds
+def _fit(labels: Mapping[str, tuple[int, int]], known: set[str]) -> dict[str, float]:
+    """Logistic regression by stochastic descent with AdaGrad steps; a segment weighs as the root of
+    its count, so that the most copied prompts do not decide everything."""
+    examples = []
+    for segment, (main, modifier) in sorted(labels.items()):
+        found = [feature if feature in known else unknown(feature) for feature in features(segment)]
+        examples.append((found, modifier / (main + modifier), math.sqrt(main + modifier)))
+    weights: dict[str, float] = {}
+    squares: dict[str, float] = {}
+    order = random.Random(0)
+    for _ in range(NUM_EPOCHS):
+        order.shuffle(examples)
+        for found, target, importance in examples:
+            score = sum([weights.get(feature, 0.0) for feature in found])
+            error = 1 / (1 + math.exp(-max(-30.0, min(30.0, score)))) - target
+            step = error * min(importance, MAX_IMPORTANCE)
+            for feature in found:
+                weight = weights.get(feature, 0.0)
+                gradient = step + DECAY * weight
+                square = squares.get(feature, 1.0) + gradient * gradient
+                squares[feature] = square
+                weights[feature] = weight - RATE * gradient / math.sqrt(square)
+    return weights
 
 
 def _border(
-    segments: Sequence[str], words: Mapping[str, float], phrases: Mapping[str, float]
+    segments: Sequence[str], weights: Mapping[str, float], scores: dict[str, float]
 ) -> tuple[int, int]:
-    """The run of segments most likely to be the main content."""
-    scores = []
+    """The run of segments most likely to be the main content; `scores` keeps what is known."""
+    found = []
     for segment in segments:
-        key = normal(segment)
-        found = words_of(segment)
-        score = sum(words.get(word, -0.5) for word in found) / math.sqrt(max(len(found), 1))
-        scores.append(phrases[key] if key in phrases else score)
-    best, place = math.inf, (0, 1)
-    for start in range(min(3, len(scores))):
-        running = 0.4 * start  # content comes first unless the words say otherwise
-        running -= sum(scores[:start]) * 0.5
-        for end in range(start + 1, len(scores) + 1):
-            running += scores[end - 1]
-            if running < best:
-                best, place = running, (start, end)
-    return place
+        if segment not in scores:
+            scores[segment] = score_of(segment, weights)
+        found.append(scores[segment])
+    return main_run(found, later=0.0, slope=0.0)
 
 
 def build_lexicon(prompts: Iterable[str], keywords: Mapping[str, int]) -> dict[str, dict]:
@@ -205,16 +262,17 @@ def build_lexicon(prompts: Iterable[str], keywords: Mapping[str, int]) -> dict[s
                 kept.append(segment)
         if kept:
             segmented.append(kept)
-    words, phrases = learn_weights(segmented, keywords)
+    weights = learn_weights(segmented, keywords)
+    tenths = {feature: round(10 * weight) for feature, weight in sorted(weights.items())}
     return {
         "artists": dict(sorted(artists.items())),
-        "phrases": _tenths(phrases),
-        "words": _tenths(words),
+        # That a word or a whole segment is known at all says something; other features do not.
+        "weights": {
+            feature: weight
+            for feature, weight in tenths.items()
+            if abs(weight) >= 2 or feature[0] == "=" or feature.isalnum()
+        },
     }
-
-
-def _tenths(odds: Mapping[str, float]) -> dict[str, int]:
-    return {key: round(10 * value) for key, value in sorted(odds.items())}
 
 
 def write_lexicon(lexicon: Mapping[str, Mapping], path: str | Path) -> None:

@@ -13,10 +13,12 @@ from ..prompts import content_words
 
 _ARTICLES = frozenset("a an the".split())
 _COUNTS = frozenset("two three four five six seven many several some".split())
-_STARTS_WITH_MEDIUM = re.compile(
-    r"(an?|the)?\s*([\w-]+\s+){0,3}"
+_DETERMINERS = frozenset("this that these those my our your his her its their".split())
+_MEDIUM = re.compile(  # "a highly detailed oil painting of ..."
+    r"(?:(?:an?|the)\s+)?(?:(?!(?:of|in|on|with|and|at|from|by|for|the|an?|as|is)\b)[\w-]+\s+){0,4}"
     r"(portrait|painting|photo|photograph|picture|image|drawing|sketch|illustration|render|"
-    r"rendering|poster|shot|view|closeup|close-up|still|art|artwork|cover|design|scene)\b",
+    r"rendering|poster|shot|view|closeup|close-up|close up|still|art|artwork|cover|scene)"
+    r"(?=$|,|\s+(?:of|in|from|with|showing|featuring|depicting)\b)",
     re.IGNORECASE,
 )
 _BREAKS = frozenset(  # a label breaks at these words
@@ -70,24 +72,24 @@ def caption(main: str, source: random.Random) -> str:
     """The main content as a sentence or title under a picture."""
     first = main.split()[0].lower()
     if first in ("a", "an") and source.random() < 0.4:
-        return _finish(f"there is {_small_start(main)}", source)
+        return _finish(f"there is {in_sentence(main)}", source)
     if first in _COUNTS and source.random() < 0.4:
-        return _finish(f"there are {_small_start(main)}", source)
-    if _STARTS_WITH_MEDIUM.match(main):
+        return _finish(f"there are {in_sentence(main)}", source)
+    if _MEDIUM.match(main):
         template = source.choice(("this is {main}", "here is {main}", "it is {main}"))
     else:
         template = source.choice(_CAPTIONS)
-    return _finish(template.format(main=_with_article(main)), source)
+    return _finish(template.format(main=in_sentence(main)), source)
 
 
 def request(main: str, source: random.Random) -> str:
     """The main content as a question or an order."""
     templates = _REQUESTS
-    if _STARTS_WITH_MEDIUM.match(main):  # "draw a photo of ..." is odd
+    if _MEDIUM.match(main):  # "draw a photo of ..." is odd
         templates = tuple(
             text for text in templates if "draw" not in text and "picture" not in text
         )
-    return source.choice(templates).format(main=_with_article(main))
+    return source.choice(templates).format(main=in_sentence(main))
 
 
 def label(main: str, source: random.Random) -> str:
@@ -122,15 +124,15 @@ def careless(main: str, source: random.Random) -> str:
     return source.choice(changed) if changed else ""
 
 
-def _with_article(main: str) -> str:
-    return _small_start(main)
-
-
-def _small_start(main: str) -> str:
-    """An article or number inside a sentence is not capital; names are left as they are."""
+def in_sentence(main: str) -> str:
+    """The main content inside a sentence: "portrait of x" gets its article, and an article or
+    number at the start is not capital; names are left as they are."""
     first, _, rest = main.partition(" ")
-    if first.lower() in _ARTICLES | _COUNTS:
-        return f"{first.lower()} {rest}"
+    if first.lower() in _ARTICLES | _COUNTS | _DETERMINERS:
+        return f"{first.lower()} {rest}".strip()
+    medium = _MEDIUM.match(main)
+    if medium and medium.group(1).lower() not in ("art", "artwork") and not first[0].isdigit():
+        return f"{'an' if first[0].lower() in 'aeiou' else 'a'} {main}"
     return main
 
 

@@ -1,0 +1,1 @@
+"""Trainers. `python -m promptadapt_core.train sft --help` shows the settings."""

@@ -1,0 +1,87 @@
+"""The command line of the trainers: `python -m promptadapt_core.train sft --help`.
+
+Exit code 0 when a run is done, 2 with one sentence on stderr for bad input, 130 when Ctrl-C
+stopped a run, whose state is then saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+from ..settings import SettingsError, SftSettings, add_flags, flag, given
+
+
+class Parser(argparse.ArgumentParser):
+    """Bad usage is one sentence and exit code 2, without the page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+class Interrupt:
+    """Ctrl-C: the first asks the trainer to save and stop, the second breaks off at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nstopping after this step; Ctrl-C again breaks off at once", file=sys.stderr)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one trainer; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # Windows pipes default to a code page
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    parser = Parser(prog="promptadapt_core.train", description="Train policies.")
+    trainers = parser.add_subparsers(title="trainers", required=True, metavar="TRAINER")
+    sft = trainers.add_parser("sft", help="supervised fine-tuning on pairs")
+    add_flags(sft, SftSettings)
+    sft.set_defaults(run=_sft)
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except SettingsError as error:
+        print(f"{parser.prog}: {flag(error.name)}: {error.reason}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(f'{parser.prog}: {error}; install it with pip install "promptadapt[train]"',
+              file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: broken off; --resume goes on after the last saved state",
+              file=sys.stderr)
+        return 130
+
+
+def _sft(options: argparse.Namespace) -> int:
+    settings = SftSettings(**given(SftSettings, options))
+    from ..runs import Progress
+    from .sft import train_sft
+
+    interrupt = Interrupt()
+    previous = signal.signal(signal.SIGINT, interrupt)
+    try:
+        result = train_sft(settings, report=Progress(), should_stop=lambda: interrupt.asked)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if result.status == "stopped":
+        print(f"stopped after step {result.step} of {result.num_steps} and saved; the same command "
+              "with --resume goes on", file=sys.stderr)
+        return 130
+    why = {"done": "done", "patience": "stopped early, validation no longer gets better"}
+    print(f"{why[result.status]}: {result.step} steps, best validation loss "
+          f"{result.best_nll_per_token:.4f} nats a token, {result.best}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

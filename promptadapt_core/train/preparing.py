@@ -1,0 +1,185 @@
+"""Everything that is checked and made before the first step of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__, runs
+from ..checkpoints import file_identity
+from ..policies import weight_files
+from ..settings import SettingsError, SftSettings
+from .bases import SCRATCH, Trainee, make_trainee
+from .batches import Pair, TokenPair, file_sha256, read_pairs, to_sequences
+
+# Settings that a resumed run may change: they do not touch the weights.
+FREE_SETTINGS = {"resume", "out", "tensorboard"}
+
+
+@dataclasses.dataclass
+class Prepared:
+    """What a trainer needs. precision: "fp32" or "bf16"."""
+
+    settings: SftSettings
+    run_folder: runs.RunFolder
+    trainee: Trainee
+    train: list[TokenPair]
+    valid: list[TokenPair]
+    device: torch.device
+    precision: str
+
+
+def prepare(settings: SftSettings, report: runs.Reporter) -> Prepared:
+    """Read and check all inputs, make or open the run folder, build the model.
+
+    SettingsError for bad input, before anything is written; and for a run to resume that was
+    started with other settings, data or base.
+    """
+    device = choose_device(settings.device)
+    precision = choose_precision(settings.precision, device)
+    pairs = read_pairs(settings.pairs)
+    splits = {split: [pair for pair in pairs if pair.split == split] for split in ("train", "valid")}
+    if not splits["train"]:
+        raise SettingsError("pairs", f'{settings.pairs} has no rows with "split": "train"')
+    run_folder = runs.RunFolder(settings.out, settings.resume)
+    begun = _open_config(run_folder, settings, device, precision, report)
+    texts = (text for pair in splits["train"] for text in (pair.user_input, pair.target))
+    trainee = make_trainee(settings, texts, device, begun)
+    train, valid = _sequences(splits, trainee, settings, report)
+    if begun is None:
+        run_folder.save_folder("last", lambda folder: trainee.export(folder, torch.float32))
+    num_tokens = sum(len(pair.ids) for pair in train)
+    num_completion = sum(len(pair.ids) - pair.num_prompt for pair in train)
+    num_weights = sum(parameter.numel() for parameter in trainee.model.parameters())
+    num_trained = sum(parameter.numel() for parameter in trainee.trained().values())
+    report.say(
+        f"training: {len(train):,} pairs, {num_tokens:,} tokens, {num_completion:,} of them to "
+        f"learn; validation: {len(valid):,} pairs"
+    )
+    report.say(
+        f"model: {num_weights / 1e6:.2f} million parameters, {num_trained / 1e6:.2f} trained, "
+        f"on {device} in {precision}, {torch.get_num_threads()} threads"
+    )
+    return Prepared(settings, run_folder, trainee, train, valid, device, precision)
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of a setting; SettingsError("device", ...) when it is not here."""
+    if name == "auto":
+        mps = getattr(torch.backends, "mps", None)
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps and mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SettingsError("device", f"{name!r} cannot be used: {reason}") from None
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """ "fp32" or "bf16". auto takes bf16 where the processor multiplies it natively: elsewhere it
+    is slower. Weights, gradients and the optimizer are float32 in both."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    if device.type == "cpu":
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        native = any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+        return "bf16" if native else "fp32"
+    return "fp32"
+
+
+def _open_config(
+    run_folder: runs.RunFolder,
+    settings: SftSettings,
+    device: torch.device,
+    precision: str,
+    report: runs.Reporter,
+) -> Path | None:
+    """Write config.json of a new run, or compare that of the run that goes on. The checkpoint of a
+    run from scratch that has begun, else None."""
+    import transformers
+
+    data = {"sha256": file_sha256(settings.pairs), "base": _base_identity(settings)}
+    versions = {
+        "promptadapt": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+    machine = {"device": str(device), "precision": precision, "threads": torch.get_num_threads()}
+    config: dict[str, Any] = {
+        "trainer": "sft",
+        "settings": dataclasses.asdict(settings),
+        "data": data,
+        "machine": machine,
+        "versions": versions,
+    }
+    config["settings"] = {k: v for k, v in config["settings"].items() if k not in FREE_SETTINGS}
+    old = run_folder.config()
+    if old is None:
+        run_folder.write_config(config)
+        return None
+    if old.get("trainer") != "sft" or not isinstance(old.get("settings"), dict):
+        raise SettingsError("resume", f"{run_folder.path} is not a run of the trainer sft")
+    runs.refuse_changes(
+        {k: v for k, v in old["settings"].items() if k != "pairs"},
+        {k: v for k, v in config["settings"].items() if k != "pairs"},
+    )
+    if old["data"].get("sha256") != data["sha256"]:
+        raise SettingsError("resume", f"--pairs: {settings.pairs} is not the file the run began with")
+    if old["data"].get("base") != data["base"]:
+        raise SettingsError("resume", f"--base: {settings.base} has other weights than at the start")
+    if old.get("machine") != machine or old.get("versions") != versions:
+        report.say(
+            "the machine or the versions differ from the start of the run (config.json): it goes "
+            "on, but its weights will not equal an uninterrupted run's bit for bit"
+        )
+    runs.finish_replacing(run_folder.path / "last")
+    last = run_folder.path / "last"
+    return last if last.is_dir() else None
+
+
+def _base_identity(settings: SftSettings) -> str:
+    """First digits of the SHA-256 of a base folder's weights; "" for other bases."""
+    folder = Path(settings.base)
+    if settings.base == SCRATCH or not folder.is_dir():
+        return ""
+    return file_identity(weight_files(folder))
+
+
+def _sequences(
+    splits: dict[str, list[Pair]],
+    trainee: Trainee,
+    settings: SftSettings,
+    report: runs.Reporter,
+) -> tuple[list[TokenPair], list[TokenPair]]:
+    """The training and the validation pairs in tokens; says how many were too long."""
+    made = {}
+    num_left_out = 0
+    splits = {**splits, "valid": _some(splits["valid"], settings.max_valid_pairs)}
+    for split, pairs in splits.items():
+        made[split], longer = to_sequences(pairs, trainee.policy, settings.max_length)
+        num_left_out += longer
+    if num_left_out:
+        report.say(f"left out {num_left_out:,} pairs longer than {settings.max_length} tokens")
+    if not made["train"]:
+        raise SettingsError("max_length", f"every pair is longer than {settings.max_length} tokens")
+    if not made["valid"]:
+        report.say('no pairs with "split": "valid": best/ will be the latest checkpoint')
+    return made["train"], made["valid"]
+
+
+def _some(pairs: list[Pair], limit: int) -> list[Pair]:
+    """At most `limit` of the pairs, always the same ones, from all over the file; 0 takes all."""
+    if not limit or len(pairs) <= limit:
+        return pairs
+    chosen = sorted(random.Random(0).sample(range(len(pairs)), limit))
+    return [pairs[index] for index in chosen]

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+
+from promptadapt_core.settings import SettingsError
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+instruction = pytest.importorskip("promptadapt_core.data.instruction")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny random model with a tokenizer of bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    place = tmp_path_factory.mktemp("model")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = {text: number for number, text in enumerate([*letters, "<|endoftext|>"])}
+    tokenizer = Tokenizer(models.BPE(vocab=names, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|endoftext|>"
+    ).save_pretrained(place)
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=len(names), n_positions=1024, n_embd=16, n_layer=1, n_head=2,
+        bos_token_id=256, eos_token_id=256,
+    )  # fmt: skip
+    transformers.GPT2LMHeadModel(config).save_pretrained(place)
+    return place
+
+
+def test_an_answer_does_not_depend_on_the_batch(folder, untouched_generators):
+    rephraser = instruction.Rephraser(str(folder))
+    mains = ["a cat", "an old sailor on a very long pier"]
+    with untouched_generators():
+        together = rephraser.answers(mains, 3)
+    assert together == rephraser.answers(mains, 3)
+    alone = rephraser.answers(mains[:1], 3)[0]
+    assert alone and together[0].startswith(alone)  # the batch only gives it more room
+    assert rephraser.answers(mains, 4) != together
+    rephraser.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}|{% endfor %}"
+    assert rephraser.question("a cat").endswith("|a cat|")
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    for place in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(SettingsError, match="rephraser"):
+            instruction.Rephraser(str(place))
+
+
+def test_draw_takes_the_likely_tokens_in_order():
+    logits = torch.tensor([0.6, 0.3, 0.1]).log() * instruction.TEMPERATURE
+    assert [instruction.draw(logits, point) for point in (0.0, 0.6, 0.7, 0.999)] == [0, 0, 1, 1]
+
+
+def test_what_is_acceptable():
+    assert instruction.acceptable("a cat on a roof", "a roof with a cat on it")
+    assert not instruction.acceptable("a cat on a roof", "A cat on a roof")
+    assert not instruction.acceptable("a cat on a roof", "")
+    assert not instruction.acceptable("a cat on a roof", "a dog on a floor")
+    assert not instruction.acceptable("a cat on a roof", "a cat on a roof " + "very " * 6)
+    assert instruction.first_line('\nNew: "A red cat."\nI hope this helps') == "A red cat"
