@@ -9,6 +9,7 @@ is left out:
   A mask says which of them are a beam's own past, so a beam that moves copies its row of the
   mask, not its keys and values. When the pool is full, what no beam needs any more is dropped.
 - The head and the last norm see the last token only.
+- On a CPU the weights are packed for products of few rows (packed_weights).
 
 The arithmetic is that of GPT-2 (Radford et al. 2019; transformers modeling_gpt2.py).
 """
@@ -19,6 +20,8 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+
+from promptadapt_core.packed_weights import products
 
 STEPS_OF_ROOM = 24  # tokens a row that fit before the pool is cleared of what is not needed
 PLAIN_MODULES = {
@@ -67,6 +70,7 @@ class Gpt2Forward:
 
     def __init__(self, model: Any, branching: bool):
         self._model = model
+        self._products = products(model)
         self._blocks = list(model.transformer.h)
         self._num_heads = model.config.n_head
         self._head_size = model.config.n_embd // model.config.n_head
@@ -144,11 +148,11 @@ class Gpt2Forward:
         shape = hidden.shape
         stream = hidden.flatten(0, 1)
         for layer, block in enumerate(self._blocks):
-            mixed = self._attention(layer, _norm(block.ln_1, stream), shape[:2], causal)
-            stream = stream + _product(block.attn.c_proj, mixed)
-            inner = _product(block.mlp.c_fc, _norm(block.ln_2, stream))
-            inner = functional.gelu(inner, approximate="tanh")
-            stream = stream + _product(block.mlp.c_proj, inner)
+            stream = stream + self._attention(
+                layer, _norm(block.ln_1, stream), shape[:2], causal
+            )
+            product = self._products.blocks[layer]
+            stream = stream + product.outer(product.inner(_norm(block.ln_2, stream)))
         self._num_used += shape[1]
         return stream.view(shape)
 
@@ -156,7 +160,8 @@ class Gpt2Forward:
         self, layer: int, stream: torch.Tensor, shape: torch.Size, causal: bool
     ) -> torch.Tensor:
         """stream and result: (pools * tokens, n_embd). shape: (pools, tokens)."""
-        projected = _product(self._blocks[layer].attn.c_attn, stream)
+        product = self._products.blocks[layer]
+        projected = product.attention_in(stream)
         projected = projected.view(*shape, 3, self._num_heads, self._head_size)
         query, key, value = projected.permute(2, 0, 3, 1, 4)
         end = self._num_used + shape[1]
@@ -168,13 +173,11 @@ class Gpt2Forward:
             keys, values = self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
             mask = self._mask[:, None] if self._masked else None
             mixed = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-        return mixed.transpose(1, 2).reshape(stream.shape)
+        return product.attention_out(mixed.transpose(1, 2).reshape(stream.shape))
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden: (rows, n_embd)."""
-        return functional.linear(
-            _norm(self._model.transformer.ln_f, hidden), self._model.lm_head.weight
-        )
+        return self._products.head(_norm(self._model.transformer.ln_f, hidden))
 
     def _make_room(self, num_pools: int, num_needed: int) -> None:
         """Buffers for so many slots and some more; what is in use is kept."""
@@ -219,7 +222,3 @@ def _norm(module: torch.nn.LayerNorm, stream: torch.Tensor) -> torch.Tensor:
         stream, module.normalized_shape, module.weight, module.bias, module.eps
     )
 
-
-def _product(module: Any, stream: torch.Tensor) -> torch.Tensor:
-    """A Conv1D of transformers: its weight lies as (in, out)."""
-    return torch.addmm(module.bias, stream, module.weight)

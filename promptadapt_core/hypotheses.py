@@ -86,6 +86,7 @@ class Writer:
     def __init__(self, request: DecodingRequest, tokenizer: Any, eos_id: int):
         self._eos_id = eos_id
         self._allow = request.allow
+        self._tokenizer = tokenizer  # keeps it alive: the table of texts holds it weakly
         self._texts = _token_texts(tokenizer)
         self._before = tuple(request.fed_ids[-1:])
 

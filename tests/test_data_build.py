@@ -157,9 +157,13 @@ def test_command_line(tmp_path, capsys):
     assert out.exists()
     assert main(["build", "--prompts", str(tmp_path / "missing"), "--out", str(out)]) == 2
     message = capsys.readouterr().err
-    assert message.count("\n") == 1 and "--prompts" in message and "missing" in message
+    assert message.count("\n") == 1
+    assert "--prompts" in message
+    assert "missing" in message
     assert main(["build", "--prompts", str(file), "--seed", "-1"]) == 2
     assert "--seed: expected" in capsys.readouterr().err
+    assert main(["lexicon", "--prompts", str(tmp_path / "missing"), "--out", str(out)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(SystemExit) as caught:
         main(["build", "--no-such-flag"])
     assert caught.value.code == 2
@@ -182,5 +186,6 @@ def test_real_prompts(shared, tmp_path):
     assert len(rows) > 1000
     for row in rows:
         assert row["kind"] == "rephrased" or row["target"].startswith(row["user_input"])
-        assert ",," not in row["target"] and " ," not in row["target"]
+        assert ",," not in row["target"]
+        assert " ," not in row["target"]
         assert not row["target"].lower().endswith((" by", " and", " of"))

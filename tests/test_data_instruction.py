@@ -39,7 +39,8 @@ def test_an_answer_does_not_depend_on_the_batch(folder, untouched_generators):
         together = rephraser.answers(mains, 3)
     assert together == rephraser.answers(mains, 3)
     alone = rephraser.answers(mains[:1], 3)[0]
-    assert alone and together[0].startswith(alone)  # the batch only gives it more room
+    assert alone
+    assert together[0].startswith(alone)
     assert rephraser.answers(mains, 4) != together
     rephraser.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}|{% endfor %}"
     assert rephraser.question("a cat").endswith("|a cat|")

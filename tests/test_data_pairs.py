@@ -38,7 +38,8 @@ def test_properties_of_all_kinds(target, seed, row_id):
     assert made == pairs.make_pairs(row_id, target, pairs.KINDS, seed, ["cat upon roof"])
     steps = []
     for pair in made:
-        assert pair.user_input and pair.target.startswith(target.main)
+        assert pair.user_input
+        assert pair.target.startswith(target.main)
         if pair.kind != "rephrased":
             assert pair.target.startswith(pair.user_input)
         if pair.kind == "steps":
@@ -67,7 +68,8 @@ def test_rephrasings_are_varied_and_never_the_same_text():
     found = set()
     for seed in range(300):
         made = rephrase.rephrasings("a cat on a roof", random.Random(seed))
-        assert 1 <= len(made) == len(set(made)) <= 2 and "a cat on a roof" not in made
+        assert 1 <= len(made) == len(set(made)) <= 2
+        assert "a cat on a roof" not in made
         found.update(made)
     for text in ("cat, roof", "cat on roof", "A cat on a roof.", "there is a cat on a roof",
                  "can you draw a cat on a roof?", "I want a cat on a roof",

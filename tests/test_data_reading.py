@@ -23,7 +23,8 @@ def test_json_rows_keep_what_they_carry(tmp_path):
     file.write_text(json.dumps(row) + "\n\n" + '{"prompt": "a dog"}\n', encoding="utf-8")
     first, second = read_rows(str(file))
     assert first == Row("7", "a cat", ("x",), ("minor",), "test", "c")
-    assert second.engineered_prompt == "a dog" and second.split is None and second.sources == ()
+    assert second.engineered_prompt == "a dog"
+    assert (second.split, second.sources) == (None, ())
     assert len(second.id) == 16
 
 

@@ -30,6 +30,11 @@ ORDER = [
     "checkpoints",
     "devices",
     "policy",
+    "forward_gpt2",
+    "forward_any",
+    "hypotheses",
+    "sampling",
+    "beams",
     "decoding",
     "adapter",
     "data",
@@ -40,13 +45,8 @@ ORDER = [
 TEXT_LAYERS = {*ORDER[: ORDER.index("tokenizing")], "data"}
 LATE_IN_TEXT_LAYERS = {"clip_tokens", "data"}  # these may import heavy things inside a function
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "peft", "diffusers"}
-HEAVY_MODULES = {
-    f"promptadapt_core.{name}"
-    for name in (
-        "tokenizing", "checkpoints", "devices", "policy", "decoding", "adapter", "train",
-        "data.instruction",
-    )
-}  # fmt: skip
+HEAVY_LAYERS = {*ORDER[ORDER.index("tokenizing") :]} - {"data", "__main__"}
+HEAVY_MODULES = {f"promptadapt_core.{name}" for name in (*HEAVY_LAYERS, "data.instruction")}
 HOSTS = {"modules", "comfy", "comfy_api", "folder_paths", "nodes", "gradio", "scripts"}
 UNSAFE_IMPORTS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "subprocess"}
 UNSAFE_CALLS = {"eval", "exec", "os.system", "os.popen", "os.fork", "os.symlink"}

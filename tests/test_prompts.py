@@ -100,7 +100,7 @@ def test_spans_and_plain():
 @pytest.mark.parametrize(
     ("user_input", "keep", "expected"),
     [
-        ("a red cat", [" cat "[:4]], [("cat", "kept")]),
+        ("a red cat", [" cat"], [("cat", "kept")]),
         ("a (red cat:1.2)", ["red"], [("(red cat:1.2)", "emphasis")]),
         ("a (red cat:1.2) on a roof", ["1.2) on"], [("(red cat:1.2) on", "kept")]),
         ("a cat\na dog here", ["cat\na dog"], [("cat\na dog", "kept")]),

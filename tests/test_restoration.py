@@ -31,6 +31,7 @@ from promptadapt_core.prompts import parse
         ("(cat:1.2) and (dog:1.2)", "dog and cat", "(cat:1.2) (dog:1.2) and cat"),
         ("[cat:dog:0.5], {red|blue} sky", "the dog, red sky", "the [cat:dog:0.5], {red|blue} sky"),
         ("一只(猫:1.2), 夜", "好看 一只猫, 夜晚", "好看 一只猫, 夜晚 (猫:1.2)"),
+        ("(a cat!:1.2) __x__, dog", "the a cat! dog", "the (a cat!:1.2) __x__ dog"),
         ("<lora:x:1>", "oil painting", "<lora:x:1> oil painting"),
         ("a (cat:1.2)", "", None),
         ("a (cat:1.2)", " ,. ", None),

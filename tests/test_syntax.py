@@ -31,20 +31,26 @@ def protected(text):
         ("a BREAK b AND c", [("BREAK", "break"), ("AND", "and")]),
         ("break BREAKFAST and HAND_AND", []),
         ("a :0.8 AND b:1.2", [(":0.8", "weight"), ("AND", "and"), (":1.2", "weight")]),
-        ("a :0.8 <lora:x:1>\nAND b", [
-            (":0.8", "weight"), ("<lora:x:1>", "network"), ("\n", "newline"), ("AND", "and")]),
+        (
+            "a :0.8 <lora:x:1>\nAND b",
+            [(":0.8", "weight"), ("<lora:x:1>", "network"), ("\n", "newline"), ("AND", "and")],
+        ),
         ("a :0.8 BREAK b AND c", [("BREAK", "break"), ("AND", "and")]),
         ("a cat :0.8", []),
-        ("<lora:a b:0.8><lyco:x:1><hypernet:y>", [
-            ("<lora:a b:0.8>", "network"), ("<lyco:x:1>", "network"), ("<hypernet:y>", "network")]),
+        (
+            "<lora:a b:0.8><lyco:x:1><hypernet:y>",
+            [("<lora:a b:0.8>", "network"), ("<lyco:x:1>", "network"), ("<hypernet:y>", "network")],
+        ),
         ("a < b > c <3 <>", []),
         ("embedding:foo, x", [("embedding:foo", "embedding")]),
         ("embedding:SDXL/bad-hand_v5.pt.", [("embedding:SDXL/bad-hand_v5.pt", "embedding")]),
         ("embedding:a\\b", [("embedding:a\\b", "embedding")]),
         ("(embedding:foo:1.2)", [("(embedding:foo:1.2)", "emphasis")]),
         ("my embedding: foo", []),
-        ("__a__ x__b/c-d*__ __s(k=v)__", [
-            ("__a__", "wildcard"), ("__b/c-d*__", "wildcard"), ("__s(k=v)__", "wildcard")]),
+        (
+            "__a__ x__b/c-d*__ __s(k=v)__",
+            [("__a__", "wildcard"), ("__b/c-d*__", "wildcard"), ("__s(k=v)__", "wildcard")],
+        ),
         ("____ long_hair __", []),
         ("{a|{b|c}} ${x}", [("{a|{b|c}}", "choice"), ("${x}", "variable")]),
         (r"cat \(fluffy\) \(", [(r"\(fluffy\)", "escape"), (r"\(", "escape")]),

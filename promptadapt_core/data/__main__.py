@@ -28,9 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8", errors="replace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["lexicon"]:
-        from . import lexicon
-
-        return lexicon.main(arguments[1:])
+        return _lexicon(arguments[1:])
     parser = Parser(prog="python -m promptadapt_core.data", description="Makes training pairs.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     build_command = commands.add_parser("build", help="engineered prompts to training pairs")
@@ -38,6 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("lexicon", help="learn which words are modifiers", add_help=False)
     options = parser.parse_args(arguments)
     return _build(options, parser.prog)
+
+
+def _lexicon(arguments: list[str]) -> int:
+    from . import lexicon
+
+    try:
+        return lexicon.main(arguments)
+    except (SettingsError, OSError, EOFError, KeyError, ValueError) as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"python -m promptadapt_core.data lexicon: {message}", file=sys.stderr)
+        return 2
 
 
 def _build(options: argparse.Namespace, program: str) -> int:

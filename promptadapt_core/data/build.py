@@ -104,9 +104,11 @@ def split_examples(found: list[tuple[Row, Target]], settings: DataSettings) -> l
     if any(row.split is None or row.cluster is None for row in rows):
         first_of: dict[str, int] = {}
         for index, row in enumerate(rows):
-            for key in (row.cluster and f"cluster {row.cluster}", f"main {main_key(targets[index])}"):
-                if key:
-                    clusters.join(first_of.setdefault(key, index), index)
+            keys = [f"main {main_key(targets[index])}"]
+            if row.cluster:
+                keys.append(f"cluster {row.cluster}")
+            for key in keys:
+                clusters.join(first_of.setdefault(key, index), index)
         for first, second in near_pairs([word_set(target) for target in targets]):
             clusters.join(first, second)
     carried: dict[int, str] = {}

@@ -18,7 +18,8 @@ MAX_REPEATED_WORD = 4  # a main content that says one word more often is noise
 # Words that cannot end a main content: what followed them was trimmed, or never typed.
 _DANGLING = frozenset(
     "a an the of by with and or in on at to from for as into like via & + - – is are "
-    "featuring feat depicting wearing made inspired drawn painted illustrated created style's".split()
+    "featuring feat depicting wearing made inspired drawn painted illustrated created "
+    "style's".split()
 )
 _MEDIA = frozenset(  # after half a phrase: "a minimalist" of "a minimalist painting by ..."
     "painting paintings render rendering renders art artwork portrait portraits cover sculpture "

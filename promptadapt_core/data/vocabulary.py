@@ -43,7 +43,8 @@ _CONTENT = frozenset(
     "armor armour armored robe robes cloak helmet hat glasses boots makeup tattoo tattoos wings "
     "horns ears nose lips smile smiling woman women man men girl girls boy boys lady person "
     "people king queen child children body breasts muscles muscular scar scars gown suit coat "
-    "jacket shaven slim hourglass cyborg he she his her him wearing holding sword gun weapon weapons".split()
+    "jacket shaven slim hourglass cyborg he she his her him wearing holding sword gun weapon "
+    "weapons".split()
 )
 _STILL_STYLE = frozenset(  # with a word of _CONTENT in them, and style all the same
     "fullbody fullbodyshot fullbodyportrait halfbody halfbodyshot halfbodyportrait wholebody "
@@ -116,7 +117,8 @@ def learn(
         and is_of_known_words(text, spread)
     }
     counts = {key: len(writers[key]) for key in accepted}
-    right = {key: accepted[correct] for key, correct in corrections(counts).items()}
+    seen = {key: len(found) for key, found in writers.items()}
+    right = {key: accepted[correct] for key, correct in corrections(seen, counts).items()}
     words = building_words(accepted, counts, in_main)
     return Vocabulary({**accepted, **right}, words)
 
@@ -153,23 +155,25 @@ def names_among_artists(cleaned: Iterable[str]) -> set[str]:
     }
 
 
-def corrections(counts: dict[str, int]) -> dict[str, str]:
-    """Misspelt keys -> the key that is one letter away and TYPO_RATIO times as frequent."""
+def corrections(seen: dict[str, int], accepted: dict[str, int]) -> dict[str, str]:
+    """Misspelt keys -> the accepted key that is one letter away and TYPO_RATIO times as frequent.
+
+    Both map keys to how many people typed them; few are counted as MIN_WRITERS.
+    """
     by_deletion: dict[str, set[str]] = defaultdict(set)
-    long_keys = [key for key in counts if len(key) >= TYPO_LENGTH]
-    for key in long_keys:
-        for form in _deletions(key):
-            by_deletion[form].add(key)
+    for key, count in accepted.items():
+        if len(key) >= TYPO_LENGTH and count >= TYPO_RATIO * MIN_WRITERS:
+            for form in _deletions(key):
+                by_deletion[form].add(key)
     found = {}
-    for key in long_keys:
-        near = {other for form in _deletions(key) for other in by_deletion[form]}
-        better = [
-            other
-            for other in near
-            if counts[other] >= TYPO_RATIO * counts[key] and _digits(other) == _digits(key)
-        ]
+    for key, count in seen.items():
+        if len(key) < TYPO_LENGTH:
+            continue
+        near = {other for form in _deletions(key) for other in by_deletion.get(form, ())}
+        least = TYPO_RATIO * max(count, MIN_WRITERS)
+        better = [o for o in near if accepted[o] >= least and _digits(o) == _digits(key)]
         if better:
-            found[key] = max(better, key=lambda other: (counts[other], other))
+            found[key] = max(better, key=lambda other: (accepted[other], other))
     return found
 
 
