@@ -65,7 +65,7 @@ def faithfulness(adapter: PromptAdapter, name: str, user_inputs: list[str], **gi
         broken["budget"] += best.num_clip_tokens > adapter.settings(**given).token_budget
         broken["banned"] += bool(banned and banned.search(best.added))
         broken["repeated"] += len(set(keys)) < len(keys) or bool(said & set(keys))
-        broken["artist"] += bool(modifiers.find_artists(best.added))
+        broken["artist"] += bool(modifiers.find_artists(best.added, thorough=True))
         gains.append(len(added))
         lengths.append(best.num_clip_tokens)
         if len(plain.split()) <= SHORT_WORDS:
@@ -227,8 +227,17 @@ def main() -> None:
         if options.prompts:
             ids = {row["id"] for row in rows if row["split"] == "test"}
             people = [row["prompt"] for row in read_rows(options.prompts) if row["id"] in ids]
-            show("Gate", [gate_row("plain inputs of the test split", plain),
-                          gate_row("their engineered originals", people)])
+            others = [row for row in read_rows(options.prompts)
+                      if row["split"] == "test" and row.get("pair")]
+            show("Gate", [
+                gate_row("plain inputs of the test split", plain),
+                gate_row("their targets", [row["target"] for row in rows if row["split"] == "test"
+                                           and row["kind"] == "main"]),
+                gate_row("their engineered originals", people),
+                gate_row("plain by another trimmer (field main)", [row["main"] for row in others]),
+                gate_row("their engineered originals (field prompt)",
+                         [row["prompt"] for row in others]),
+            ])
             thousand = random.Random(0).choices(plain, k=1000) if len(plain) < 1000 else plain[:1000]
             show("Diversity", diversity(adapter, thousand, people))
     if options.eval_prompts:

@@ -13,14 +13,16 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from . import decoding, gate, modifiers, prompts
+from . import asking, decoding, gate, modifiers, prompts
 from .additions import AdditionRules, banned_pattern, trim_to_budget
 from .clip_tokens import count_clip_tokens
 from .devices import pick_device
 from .policies import resolve_policy
 from .policy import Policy
 from .settings import MAX_SEED, AdaptSettings, SettingsError
+from .syntax import plain_text
 
+MAX_ATTEMPTS = 4  # decoding rounds until there are enough distinct candidates
 LONG_INPUT_WORDS = 25  # beyond it a user input may gain fewer than `min_modifiers`
 
 
@@ -56,8 +58,10 @@ class Adaptation:
 
 @dataclass(frozen=True)
 class _Work:
-    """One user input on its way through the policy."""
+    """One user input on its way through the policy: `typed` as the person wrote it, `parsed`
+    what the person asked for."""
 
+    typed: prompts.ParsedInput
     parsed: prompts.ParsedInput
     policy_text: str
     rules: AdditionRules
@@ -130,16 +134,19 @@ class PromptAdapter:
                 adaptations.append(self._left_alone(parsed, decision.reason))
         found = self._candidates([work for _, work in works], settings, should_stop)
         for (place, work), candidates in zip(works, found, strict=True):
-            adaptations[place] = self._adaptation(work.parsed, candidates)
+            adaptations[place] = self._adaptation(work.typed, candidates)
         return [adaptation for adaptation in adaptations if adaptation is not None]
 
     def _gate(self, parsed: prompts.ParsedInput, settings: AdaptSettings) -> gate.GateDecision:
+        if not modifiers.clean(parsed.plain):
+            return gate.GateDecision(False, "there are no words in it to go by")
         num_clip_tokens = self._count_tokens(parsed.plain)
         if not settings.gate:
             return gate.has_room(num_clip_tokens, settings.token_budget)
         return gate.decide(parsed.plain, num_clip_tokens, settings.token_budget)
 
-    def _work(self, parsed: prompts.ParsedInput, settings: AdaptSettings) -> _Work:
+    def _work(self, typed: prompts.ParsedInput, settings: AdaptSettings) -> _Work:
+        parsed = _asked(typed, settings.keep) if self._continues else typed
         policy_text = modifiers.clean(parsed.plain)
         short = len(policy_text.split()) <= LONG_INPUT_WORDS
         rules = AdditionRules(
@@ -149,7 +156,7 @@ class PromptAdapter:
             min_modifiers=settings.min_modifiers if short else 0,
             backtracks=settings.mode != "sample",
         )
-        return _Work(parsed, policy_text, rules)
+        return _Work(typed, parsed, policy_text, rules)
 
     def _candidates(
         self,
@@ -159,14 +166,15 @@ class PromptAdapter:
     ) -> list[list[Candidate]]:
         """Distinct candidates of every work, best first; sampling fills up what beams lack."""
         found: list[list[Candidate]] = [[] for _ in works]
-        for attempt in range(4):
+        for attempt in range(MAX_ATTEMPTS):
             short = [i for i, some in enumerate(found) if len(some) < settings.num_candidates]
             if not short:
                 break
             turn = settings if attempt == 0 else _sampling_turn(settings, attempt)
             completions = self._decode([works[i] for i in short], turn, should_stop)
             for i, some in zip(short, completions, strict=True):
-                found[i] = self._merged(found[i], works[i], some, settings)
+                last = attempt == MAX_ATTEMPTS - 1
+                found[i] = self._merged(found[i], works[i], some, settings, meagre=last)
         return found
 
     def _decode(
@@ -178,8 +186,8 @@ class PromptAdapter:
         sampled = settings.mode == "sample"
         wanted = settings.num_candidates * (2 if sampled else 1)
         return decoding.decode(
-            self.policy.model,
-            self.policy.tokenizer,
+            self.policy.decoder,
+            self.policy.reader,
             self.policy.eos_id,
             [self._request(work, settings) for work in works],
             mode=settings.mode,
@@ -208,23 +216,31 @@ class PromptAdapter:
         work: _Work,
         completions: list[decoding.Completion],
         settings: AdaptSettings,
+        meagre: bool,
     ) -> list[Candidate]:
-        """`known` and what is new among the completions, at most `num_candidates`."""
+        """`known` and what is new among the completions, at most `num_candidates`. Candidates
+        with too few additions count only where `meagre` ones may and there is no other."""
         seen = {modifiers.normal(candidate.adapted_prompt) for candidate in known}
         merged = list(known)
         for completion in completions:
-            candidate = self._candidate(work, completion, settings)
+            candidate = self._candidate(work, completion, settings, meagre and not merged)
             if candidate and modifiers.normal(candidate.adapted_prompt) not in seen:
                 seen.add(modifiers.normal(candidate.adapted_prompt))
                 merged.append(candidate)
         return merged[: settings.num_candidates]
 
     def _candidate(
-        self, work: _Work, completion: decoding.Completion, settings: AdaptSettings
+        self,
+        work: _Work,
+        completion: decoding.Completion,
+        settings: AdaptSettings,
+        meagre: bool,
     ) -> Candidate | None:
         """The candidate of one completion, or None where it breaks a promise."""
-        build = self._continued if self._continues else self._rewritten
-        built = build(work, completion, settings)
+        if self._continues:
+            built = self._continued(work, completion, settings, meagre)
+        else:
+            built = self._rewritten(work, completion, settings)
         if built is None or work.parsed.lost_spans(built[0]):
             return None
         adapted_prompt, added, num_clip_tokens = built
@@ -233,14 +249,21 @@ class PromptAdapter:
         )
 
     def _continued(
-        self, work: _Work, completion: decoding.Completion, settings: AdaptSettings
+        self,
+        work: _Work,
+        completion: decoding.Completion,
+        settings: AdaptSettings,
+        meagre: bool,
     ) -> tuple[str, str, int] | None:
         """(adapted prompt, added, CLIP tokens): the user's own text and what passes the rules."""
         parts = modifiers.split_modifiers(completion.text)
         if not completion.finished:
             parts = parts[:-1]  # cut off midway
+        accepted = work.rules.accepted(parts)
+        if not meagre and not work.rules.enough(accepted):
+            return None
         additions, adapted_prompt, num_clip_tokens = trim_to_budget(
-            work.rules.accepted(parts),
+            accepted,
             lambda left: self._counted(work.parsed.append(", ".join(left))),
             settings.token_budget,
         )
@@ -266,7 +289,7 @@ class PromptAdapter:
         return None
 
     def _counted(self, adapted_prompt: str) -> tuple[str, int]:
-        return adapted_prompt, self._count_tokens(prompts.parse(adapted_prompt).plain)
+        return adapted_prompt, self._count_tokens(plain_text(adapted_prompt))
 
     def _adaptation(
         self, parsed: prompts.ParsedInput, candidates: list[Candidate]
@@ -285,6 +308,17 @@ class PromptAdapter:
     def _continues(self) -> bool:
         """Whether completions are forced to begin with the user's own text."""
         return self.policy.manifest.start == "user_input"
+
+
+def _asked(typed: prompts.ParsedInput, keep: Sequence[str]) -> prompts.ParsedInput:
+    """What a request asks for; `typed` itself where taking the asking off would cost a span."""
+    asked = asking.without_asking(typed.user_input)
+    try:
+        parsed = prompts.parse(asked, keep)
+    except SettingsError:
+        return typed
+    kept = typed.lost_spans(asked) == [] and modifiers.clean(parsed.plain)
+    return parsed if kept else typed
 
 
 def _sampling_turn(settings: AdaptSettings, attempt: int) -> AdaptSettings:

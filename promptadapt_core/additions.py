@@ -32,7 +32,7 @@ class AdditionRules:
         min_modifiers: int = 0,
         backtracks: bool = True,
     ):
-        self._said = {modifiers.normal(part) for part in modifiers.split_modifiers(user_text)}
+        self._said = set(modifiers.words_of(user_text))
         self._ban = banned_pattern(ban)
         self._artists = artists
         self._min_modifiers = min_modifiers
@@ -44,13 +44,17 @@ class AdditionRules:
         if token_text and "," not in token_text:
             return not any(mark in token_text for mark in "\n<>()[]{}|\\")
         earlier = modifiers.split_modifiers(completion_text + token_text.split(",")[0])
-        if not token_text and len(self.accepted(earlier)) < self._min_modifiers:
+        if not token_text and not self.enough(self.accepted(earlier)):
             return False
         if not earlier or completion_text.rstrip().endswith(","):
             return not token_text  # an empty modifier
         if not self._backtracks:
             return True
         return self._passes(earlier[-1]) and not self._repeats(earlier[-1], earlier[:-1])
+
+    def enough(self, additions: Sequence[str]) -> bool:
+        """Whether these are as many as are wanted."""
+        return len(additions) >= self._min_modifiers
 
     def accepted(self, additions: Sequence[str]) -> list[str]:
         """The additions that pass every rule, in order, each once."""
@@ -61,8 +65,10 @@ class AdditionRules:
         return kept
 
     def _repeats(self, addition: str, earlier: Sequence[str]) -> bool:
-        key = modifiers.normal(addition)
-        return key in self._said or any(key == modifiers.normal(other) for other in earlier)
+        """Whether it says nothing new: all of its words stand in the user's text or in what was
+        added before ("concept art painting" after "concept art" and "oil painting")."""
+        said = self._said.union(*(modifiers.words_of(other) for other in earlier))
+        return said.issuperset(modifiers.words_of(addition))
 
     def _passes(self, addition: str) -> bool:
         verdict = self._verdicts.get(addition)
@@ -75,7 +81,7 @@ class AdditionRules:
             return False
         if modifiers.is_explicit(addition) or not modifiers.is_modifier(addition):
             return False
-        return self._artists or not modifiers.find_artists(addition)
+        return self._artists or not modifiers.find_artists(addition, thorough=True)
 
 
 def banned_pattern(ban: Sequence[str]) -> re.Pattern[str] | None:

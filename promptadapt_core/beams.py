@@ -80,6 +80,7 @@ class BeamGroup:
         self._limit = limit
         self._length = 0
         self.running = [Hypothesis()]
+        self.went_on_with: list[int] = []  # tokens of this step, the end token left out
         self.finished: list[tuple[float, Hypothesis]] = []  # best first
         if limit < 1:
             self._finish(self.running.pop())
@@ -94,6 +95,7 @@ class BeamGroup:
         self._length += 1
         running: list[Hypothesis] = []
         parents: list[int] = []
+        self.went_on_with = []
         with_successor: set[int] = set()
         rank, last = 0, self._length == self._limit
         for negative, beam, token, logprob in self._candidates(ranked, first_row, penalties):
@@ -101,6 +103,8 @@ class BeamGroup:
             if found is None:
                 continue
             with_successor.add(beam)
+            if not found.finished:
+                self.went_on_with.append(token)
             if last or found.finished:
                 if rank < self._width:
                     self._finish(found)
@@ -189,9 +193,9 @@ class BeamSearch:
             if not self._started:
                 row = first_row
             rows += [row + parent for parent in group.advance(ranked, row, penalties)]
-            for hypothesis in group.running:
-                tokens.append(hypothesis.ids[-1])
-                penalties[hypothesis.ids[-1]] += self._diversity_penalty
+            tokens += [hypothesis.ids[-1] for hypothesis in group.running]
+            for token in group.went_on_with:
+                penalties[token] += self._diversity_penalty
         self._started = True
         return rows, tokens
 

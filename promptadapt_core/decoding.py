@@ -63,8 +63,10 @@ def decode(
     make_search = _search_maker(
         mode, num_candidates, num_beams, max_new_tokens, diversity_penalty, length_penalty
     )
-    if not (temperature > 0.0 and 0.0 < top_p <= 1.0):
-        raise SettingsError("temperature", "expected temperature > 0 and top_p from 0 to 1")
+    if not temperature > 0.0:
+        raise SettingsError("temperature", f"expected a number above 0, got {temperature}")
+    if not 0.0 < top_p <= 1.0:
+        raise SettingsError("top_p", f"expected a number above 0, at most 1, got {top_p}")
 
     def score(logits: torch.Tensor) -> Scores:
         if mode == "sample":
@@ -80,11 +82,9 @@ def decode(
         places = order[start : start + batch_size]
         searches = []
         for place in places:
-            request = requests[place]
-            limit = max_new_tokens
-            if context is not None:
-                limit = min(limit, context - len(request.fed_ids))
-            searches.append(make_search(Writer(request, tokenizer, eos_id), request, limit))
+            room = max_new_tokens if context is None else context - len(requests[place].fed_ids)
+            writer = Writer(requests[place], tokenizer, eos_id)
+            searches.append(make_search(writer, requests[place], min(max_new_tokens, room)))
         sequences = [requests[place].fed_ids for place in places]
         with _full_precision(policy_model):
             forward = _forward(policy_model, branching=mode == "beam")

@@ -22,27 +22,24 @@ import torch
 from torch.nn import functional
 
 from promptadapt_core.packed_weights import products
+from promptadapt_core.plain_gpt2 import PLAIN_CONFIG, PlainGpt2, is_plain_config
 
 STEPS_OF_ROOM = 24  # tokens a row that fit before the pool is cleared of what is not needed
 PLAIN_MODULES = {
     "GPT2LMHeadModel", "GPT2Model", "GPT2Block", "GPT2Attention", "GPT2SdpaAttention", "GPT2MLP",
     "Conv1D", "LayerNorm", "Embedding", "Dropout", "Linear", "ModuleList",
 }  # fmt: skip
-TANH_GELUS = {"gelu_new", "gelu_pytorch_tanh", "gelu_fast"}
 
 
 def is_plain_gpt2(model: Any) -> bool:
-    """Whether the model is transformers' GPT-2 in eval mode with nothing changed or attached."""
+    """Whether the model is a PlainGpt2, or transformers' GPT-2 in eval mode with nothing changed or
+    attached."""
+    if isinstance(model, PlainGpt2):
+        return True
     if type(model).__name__ != "GPT2LMHeadModel" or model.training:
         return False
-    config = model.config
-    if (
-        config.add_cross_attention
-        or not config.scale_attn_weights
-        or config.scale_attn_by_inverse_layer_idx
-        or config.reorder_and_upcast_attn
-        or config.activation_function not in TANH_GELUS
-    ):
+    config = {name: getattr(model.config, name) for name in (*PLAIN_CONFIG, "activation_function")}
+    if not is_plain_config(config):
         return False
     if any(parameter.device != model.device or parameter.dtype != model.dtype
            for parameter in model.parameters()):  # fmt: skip

@@ -16,6 +16,7 @@ import torch
 
 from . import checkpoints, tokenizing
 from .manifest import MANIFEST_NAME, PROMPTIST, Manifest, read_manifest, write_manifest
+from .plain_gpt2 import PlainGpt2, is_plain_config
 from .policies import (
     DEFAULT_POLICY,
     PolicyInfo,
@@ -64,6 +65,7 @@ class Policy:
         self.config = config
         self.folder = folder
         self._weights = weights
+        self._plain: PlainGpt2 | None = None
         if model is not None:
             self.model = model
         if tokenizer is not None:
@@ -120,13 +122,29 @@ class Policy:
         """The transformers model in evaluation mode, made at the first use."""
         assert self._weights is not None
         model = _gpt2_model(self.config, self._weights)
-        self._weights = None
+        self._weights = self._plain = None
         return model
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The transformers tokenizer, made at the first use."""
         return tokenizing.wrap_backend(self.backend, self.backend.id_to_token(self.eos_id))
+
+    @property
+    def decoder(self) -> PreTrainedModel | PlainGpt2:
+        """What decoding runs on: the transformers model once it was made, until then the weights
+        alone, where they are those of a plain GPT-2."""
+        if "model" in self.__dict__ or not is_plain_config(self.config):
+            return self.model
+        if self._plain is None:
+            assert self._weights is not None
+            self._plain = PlainGpt2(self.config, self._weights)
+        return self._plain
+
+    @cached_property
+    def reader(self) -> tokenizing.TokenReader:
+        """Turns token ids into text without importing transformers."""
+        return tokenizing.TokenReader(self.backend)
 
     @cached_property
     def identity(self) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TextIO
 
 import torch
 
-from .settings import SettingsError, flag
+from .settings import SettingsError
 
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
@@ -241,16 +241,6 @@ def _unsaved(path: Path, error: Exception) -> SettingsError:
     return SettingsError(
         "out", f"{path} could not be saved ({reason}); what was saved before is whole"
     )
-
-
-def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], what: str = "settings") -> None:
-    """SettingsError("resume", ...) naming the settings in which a resumed run differs."""
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    if names:
-        changes = "; ".join(
-            f"{flag(name)} was {old.get(name)!r} and is now {new.get(name)!r}" for name in names
-        )
-        raise SettingsError("resume", f"the run was started with other {what}: {changes}")
 
 
 class Progress:

@@ -253,7 +253,7 @@ class SftSettings(Settings):
     patience: int = setting(0, "stop after this many validations without a better one; 0 never",
                             low=0)
     resume: bool = setting(False, "go on with the run in the folder")
-    tensorboard: bool = setting(True, "write no TensorBoard files (they need tensorboard installed)")
+    tensorboard: bool = setting(True, "write no TensorBoard files, even if it is installed")
     lora_rank: int = setting(0, "train LoRA matrices of this rank on the base; 0 trains all",
                              low=0, high=1024)
     vocab_size: int = setting(5120, "of a tokenizer from scratch", low=300, high=100_000)

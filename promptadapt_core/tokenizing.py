@@ -113,3 +113,19 @@ def write_json(fields: dict[str, Any], path: Path, indent: int | None = 2) -> No
     separators = (",", ":") if indent is None else None
     text = json.dumps(fields, indent=indent, ensure_ascii=False, separators=separators)
     path.write_text(text + "\n", encoding="utf-8")
+
+
+class TokenReader:
+    """Turns token ids into text, as a transformers tokenizer does, without importing it."""
+
+    def __init__(self, backend: tokenizers.Tokenizer):
+        self._backend = backend
+
+    def decode(
+        self,
+        ids: list[int],
+        skip_special_tokens: bool = True,
+        clean_up_tokenization_spaces: bool = False,
+    ) -> str:
+        """The text of token ids; spaces are never cleaned up."""
+        return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)

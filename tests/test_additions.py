@@ -88,3 +88,9 @@ def test_trim_to_budget_drops_whole_additions_from_the_end():
         ["sharp focus", "golden hour"], "a cat, sharp focus, golden hour", 6,
     )  # fmt: skip
     assert trim_to_budget(additions, render, 1) == ([], "a cat", 2)
+
+
+def test_what_says_nothing_new_is_a_repeat():
+    rules = AdditionRules("a cat")
+    written = ["concept art", "oil painting", "concept art painting", "detailed", "highly detailed"]
+    assert rules.accepted(written) == ["concept art", "oil painting", "detailed", "highly detailed"]

@@ -37,14 +37,15 @@ class ByteTokenizer:
 TOKENIZER = WordTokenizer()
 
 
-def gpt2(seed: int, end_factor: float = 1.5, **config: int) -> GPT2LMHeadModel:
-    """A tiny GPT-2 with peaked random distributions; end_factor makes the end token frequent."""
+def gpt2(seed: int, end_bonus: float = 3.0, **config: int) -> GPT2LMHeadModel:
+    """A tiny GPT-2 with peaked random distributions; the end token gets end_bonus nats more."""
     torch.manual_seed(seed)
     sizes = {"vocab_size": VOCAB, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
     ends = {"bos_token_id": EOS, "eos_token_id": EOS}
     model = GPT2LMHeadModel(GPT2Config(initializer_range=0.5, **ends, **{**sizes, **config}))
     with torch.no_grad():
-        model.lm_head.weight[EOS] *= end_factor
+        end = model.lm_head.weight[EOS]
+        model.transformer.ln_f.bias += end_bonus * end / end.square().sum()
     return model.eval()
 
 
@@ -122,7 +123,7 @@ def test_beams_are_those_of_transformers(seed: int, make: Callable, length_penal
 
 def test_the_tiny_models_end_early_and_late() -> None:
     found = [c for seed in range(4) for some in run(gpt2(seed), requests()) for c in some]
-    assert any(c.finished and c.num_tokens < 8 for c in found)
+    assert any(c.finished and c.num_tokens < 4 for c in found)
     assert any(not c.finished for c in found)
 
 
@@ -157,20 +158,22 @@ def slow_groups(
                     if token in allowed:
                         all_ways.append((score + value - less, ids, token))
             all_ways.sort(reverse=True)
-            going = []
+            going, own = [], []
             for rank, (score, ids, token) in enumerate(all_ways[: 2 * width]):
                 if token == EOS or step == steps:
                     if rank < width:
                         chosen = ids if token == EOS else (*ids, token)
+                        own += [token] * (token != EOS)
                         done[group].append((score / step, chosen, token == EOS))
                 elif len(going) < width:
                     going.append(((*ids, token), score))
+                    own.append(token)
             done[group] = sorted(done[group], reverse=True)[:width]
             running[group] = going
             full = len(done[group]) == width
             if going and full and going[0][1] / step <= done[group][-1][0]:
                 running[group] = []
-            taken += [ids[-1] for ids, _ in running[group]]
+            taken += own
     return {(ids, finished) for group in done for _, ids, finished in group}
 
 
@@ -364,7 +367,7 @@ def refuse(token: int) -> Callable[[str, str], bool]:
 
 
 def test_seeds_decide(untouched_generators) -> None:
-    model = gpt2(0, 1.0)
+    model = gpt2(0, 0.0)
     with untouched_generators():
         one, again, other = (
             run(model, requests(seed=seed), mode="sample") for seed in (7, 7, 2**64 - 1)
@@ -403,7 +406,15 @@ def test_a_prompt_that_does_not_fit_is_refused(prompt: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"mode": "greedy"}, {"num_candidates": 0}, {"num_beams": 0}, {"max_new_tokens": 0}]
+    "bad",
+    [
+        {"mode": "greedy"},
+        {"num_candidates": 0},
+        {"num_beams": 0},
+        {"max_new_tokens": 0},
+        {"temperature": 0.0},
+        {"top_p": 1.5},
+    ],
 )
 def test_bad_settings_are_named(bad: dict) -> None:
     with pytest.raises(SettingsError) as caught:
@@ -428,7 +439,7 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
 def test_should_stop_is_asked_before_every_token(mode: str) -> None:
     calls: Iterator[int] = itertools.count(1)
     with pytest.raises(Stopped):
-        run(gpt2(0, 0.0), requests(), mode=mode, should_stop=lambda: next(calls) == 5)
+        run(gpt2(0, -20.0), requests(), mode=mode, should_stop=lambda: next(calls) == 5)
     assert next(calls) == 6
     assert run(gpt2(0), requests(), mode=mode, should_stop=lambda: False)
 
@@ -443,7 +454,7 @@ def test_the_fast_forward_gives_what_the_models_own_gives(
 ) -> None:
     if not packed:
         monkeypatch.setattr(packed_weights, "_WORKS", [False])
-    model = gpt2(3, 1.0)
+    model = gpt2(3, -20.0)
     assert forward_gpt2.is_plain_gpt2(model)
     fast = run(model, requests(), mode=mode, max_new_tokens=50)
     monkeypatch.setattr(forward_gpt2, "is_plain_gpt2", lambda model: False)
@@ -452,7 +463,7 @@ def test_the_fast_forward_gives_what_the_models_own_gives(
 
 
 def test_long_texts_clear_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = gpt2(3, 0.0)
+    model = gpt2(3, -20.0)
     wanted = run(model, requests(), max_new_tokens=50)
     monkeypatch.setattr(forward_gpt2, "STEPS_OF_ROOM", 1)
     for one, other in zip(run(model, requests(), max_new_tokens=50), wanted, strict=True):

@@ -13,7 +13,7 @@ import torch
 from .. import __version__, runs
 from ..checkpoints import file_identity
 from ..policies import weight_files
-from ..settings import SettingsError, SftSettings
+from ..settings import SettingsError, SftSettings, flag
 from .bases import SCRATCH, Trainee, make_trainee
 from .batches import Pair, TokenPair, file_sha256, read_pairs, to_sequences
 
@@ -43,7 +43,9 @@ def prepare(settings: SftSettings, report: runs.Reporter) -> Prepared:
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
     pairs = read_pairs(settings.pairs)
-    splits = {split: [pair for pair in pairs if pair.split == split] for split in ("train", "valid")}
+    splits = {
+        split: [pair for pair in pairs if pair.split == split] for split in ("train", "valid")
+    }
     if not splits["train"]:
         raise SettingsError("pairs", f'{settings.pairs} has no rows with "split": "train"')
     run_folder = runs.RunFolder(settings.out, settings.resume)
@@ -71,8 +73,8 @@ def prepare(settings: SftSettings, report: runs.Reporter) -> Prepared:
 def choose_device(name: str) -> torch.device:
     """The torch device of a setting; SettingsError("device", ...) when it is not here."""
     if name == "auto":
-        mps = getattr(torch.backends, "mps", None)
-        name = "cuda" if torch.cuda.is_available() else "mps" if mps and mps.is_available() else "cpu"
+        name = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else name
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -127,16 +129,14 @@ def _open_config(
     if old is None:
         run_folder.write_config(config)
         return None
-    if old.get("trainer") != "sft" or not isinstance(old.get("settings"), dict):
+    if old.get("trainer") != "sft":
         raise SettingsError("resume", f"{run_folder.path} is not a run of the trainer sft")
-    runs.refuse_changes(
-        {k: v for k, v in old["settings"].items() if k != "pairs"},
-        {k: v for k, v in config["settings"].items() if k != "pairs"},
-    )
-    if old["data"].get("sha256") != data["sha256"]:
-        raise SettingsError("resume", f"--pairs: {settings.pairs} is not the file the run began with")
-    if old["data"].get("base") != data["base"]:
-        raise SettingsError("resume", f"--base: {settings.base} has other weights than at the start")
+    defaults = dataclasses.asdict(SftSettings())  # of settings that are newer than the run
+    _refuse_changes({**defaults, **old["settings"]}, config["settings"])
+    if old.get("data") != data:
+        changed = "pairs" if old["data"].get("sha256") != data["sha256"] else "base"
+        name = getattr(settings, changed)
+        raise SettingsError("resume", f"--{changed}: {name} is not what the run began with")
     if old.get("machine") != machine or old.get("versions") != versions:
         report.say(
             "the machine or the versions differ from the start of the run (config.json): it goes "
@@ -145,6 +145,19 @@ def _open_config(
     runs.finish_replacing(run_folder.path / "last")
     last = run_folder.path / "last"
     return last if last.is_dir() else None
+
+
+def _refuse_changes(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """SettingsError("resume", ...) naming the settings in which a resumed run differs. The files
+    may have moved; their contents are compared elsewhere."""
+    free = FREE_SETTINGS | {"pairs"} | ({"base"} if Path(new["base"]).is_dir() else set())
+    changes = [
+        f"{flag(name)} was {old.get(name)!r} and is now {new[name]!r}"
+        for name in new
+        if name not in free and old.get(name) != new[name]
+    ]
+    if changes:
+        raise SettingsError("resume", f"the run began with other settings: {'; '.join(changes)}")
 
 
 def _base_identity(settings: SftSettings) -> str:

@@ -1,0 +1,42 @@
+"""Takes the asking off a request: "can you draw a cat on a roof?" asks for "a cat on a roof".
+
+An image model draws words, and "can you draw" is nothing to see. Only what is plainly an address
+to somebody goes; a prompt that merely begins with a verb ("make love not war") stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+
+_PICTURE = (
+    r"(?:(?:an?|the|some|this)\s+)?(?:picture|image|pic|drawing|artwork|visual)s?\s+"
+    r"(?:of|showing|with|that\s+shows?)\s+"
+)
+_VERB = (
+    r"(?:draw|paint|make|create|generate|render|sketch|illustrate|design|show|give|imagine|"
+    r"visuali[sz]e|produce)"
+)
+_PLAIN_VERB = r"(?:draw|generate|create|render|illustrate|visuali[sz]e)"
+_POLITE = r"(?:please|pls|kindly|hi|hey|hello)[,!]?\s+"
+_REQUEST = re.compile(
+    rf"\s*(?:{_POLITE})*(?:"
+    rf"(?:can|could|would|will)\s+you\s+(?:please\s+)?{_VERB}\s+(?:(?:for\s+)?me\s+)?"
+    rf"|i(?:'d\s+like|\s+would\s+(?:like|love)|\s+want|\s+need)\s+"
+    rf"(?:you\s+to\s+{_VERB}\s+(?:me\s+)?|to\s+see\s+|(?=(?:an?|the|some|two|three)\s))"
+    rf"|{_VERB}\s+me\s+"
+    rf"|(?<=\s){_VERB}\s+(?=(?:an?|the|some)\s)"
+    rf"|{_PLAIN_VERB}\s+(?=(?:an?|the|some)\s)"
+    rf")(?:{_PICTURE})?(?=\S)",
+    re.IGNORECASE,
+)
+_CLOSING = re.compile(r"(?:[\s,]+(?:please|pls|thanks|thank\s+you))?[\s.!]*[?.!]*\s*\Z", re.IGNORECASE)
+
+
+def without_asking(user_input: str) -> str:
+    """What a request asks for; the same text where nothing is asked. Never empty for a text that
+    is not: a request for nothing stays as it is."""
+    found = _REQUEST.match(user_input)
+    if not found:
+        return user_input
+    asked = _CLOSING.sub("", user_input[found.end() :], count=1)
+    return asked if re.search(r"\w", asked) else user_input
