@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from . import modifiers
+from . import modifiers, prompts
 from .settings import SettingsError
 
 
@@ -32,7 +32,7 @@ class AdditionRules:
         min_modifiers: int = 0,
         backtracks: bool = True,
     ):
-        self._said = set(modifiers.words_of(user_text))
+        self._said = set(prompts.content_words(user_text))
         self._ban = banned_pattern(ban)
         self._artists = artists
         self._min_modifiers = min_modifiers
@@ -67,8 +67,8 @@ class AdditionRules:
     def _repeats(self, addition: str, earlier: Sequence[str]) -> bool:
         """Whether it says nothing new: all of its words stand in the user's text or in what was
         added before ("concept art painting" after "concept art" and "oil painting")."""
-        said = self._said.union(*(modifiers.words_of(other) for other in earlier))
-        return said.issuperset(modifiers.words_of(addition))
+        said = self._said.union(*(prompts.content_words(other) for other in earlier))
+        return said.issuperset(prompts.content_words(addition))
 
     def _passes(self, addition: str) -> bool:
         verdict = self._verdicts.get(addition)

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from promptadapt_core import runs
+from promptadapt_core.settings import SettingsError
+
+TABLE = {"train/loss": "a loss", "valid/loss": "another"}
+
+
+def write_version(text: str):
+    def write(folder: Path) -> None:
+        (folder / "version").write_text(text)
+
+    return write
+
+
+def version(folder: Path) -> str:
+    return (folder / "version").read_text()
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    runs.replace_folder(tmp_path / "best", write_version("1"))
+    runs.replace_folder(tmp_path / "best", write_version("2"))
+    assert version(tmp_path / "best") == "2"
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_failed_write_leaves_the_old_folder(tmp_path: Path) -> None:
+    runs.replace_folder(tmp_path / "best", write_version("1"))
+
+    def fail(folder: Path) -> None:
+        write_version("2")(folder)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        runs.replace_folder(tmp_path / "best", fail)
+    assert version(tmp_path / "best") == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        ({"best": "1", "best.new": "half"}, "1"),  # killed while writing
+        ({"best.old": "1", "best.new": "2"}, "2"),  # killed between the two renames
+        ({"best": "2", "best.old": "1"}, "2"),  # killed before the old one was deleted
+        ({"best.old": "1"}, "1"),
+    ],
+)
+def test_a_killed_replacement_is_finished(
+    tmp_path: Path, found: dict[str, str], wanted: str
+) -> None:
+    for name, text in found.items():
+        (tmp_path / name).mkdir()
+        write_version(text)(tmp_path / name)
+    runs.finish_replacing(tmp_path / "best")
+    assert version(tmp_path / "best") == wanted
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_metrics_are_rows_and_a_resumed_run_has_no_step_twice(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = runs.Metrics(path, TABLE)
+    for step in (10, 20, 30):
+        metrics.write(step, {"train/loss": 1 / step})
+    with open(path, "a") as file:
+        file.write('{"step": 40, "train')
+    metrics.keep_until(20)
+    metrics.write(30, {"valid/loss": float("nan")})
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [10, 20, 30]
+    assert rows[2] == {"step": 30, "valid/loss": None}
+
+
+def test_a_metric_needs_a_definition(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="train/other"):
+        runs.Metrics(tmp_path / "m", TABLE).write(1, {"train/other": 1.0})
+
+
+def test_state_is_read_back(tmp_path: Path) -> None:
+    folder = runs.RunFolder(str(tmp_path / "a" / "run"), resume=False)
+    assert folder.load_state() is None
+    assert folder.config() is None
+    folder.save_state({"weights": {"w": torch.ones(3)}, "step": 4, "best": float("inf")})
+    state = folder.load_state()
+    assert state is not None
+    assert (state["step"], state["best"]) == (4, float("inf"))
+    assert torch.equal(state["weights"]["w"], torch.ones(3))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), RuntimeError("short")])
+def test_a_full_disk_keeps_the_state_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    folder = runs.RunFolder(str(tmp_path), resume=False)
+    folder.save_state({"step": 1})
+
+    def save(state: dict, file: io.BufferedWriter) -> None:
+        file.write(b"half")
+        raise error
+
+    monkeypatch.setattr(runs.torch, "save", save)
+    with pytest.raises(SettingsError, match=r"^out: .*state.pt could not be saved"):
+        folder.save_state({"step": 2})
+    assert folder.load_state() == {"step": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_a_broken_state_and_config_are_named(tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(b"garbage")
+    (tmp_path / "config.json").write_text("{")
+    folder = runs.RunFolder(str(tmp_path), resume=True)
+    with pytest.raises(SettingsError, match=r"^resume: .*state.pt is broken"):
+        folder.load_state()
+    with pytest.raises(SettingsError, match=r"^resume: .*config.json cannot be read"):
+        folder.config()
+
+
+def test_run_folders_are_not_overwritten(tmp_path: Path) -> None:
+    runs.RunFolder(str(tmp_path), resume=False).write_config({"a": 1})
+    with pytest.raises(SettingsError, match="^out: .* already holds a run"):
+        runs.RunFolder(str(tmp_path), resume=False)
+    assert runs.RunFolder(str(tmp_path), resume=True).config() == {"a": 1}
+
+
+def test_bad_run_folders(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="^out: expected the folder"):
+        runs.RunFolder("", resume=False)
+    with pytest.raises(SettingsError, match="^out: .* is a file"):
+        runs.RunFolder(str(tmp_path / "file"), resume=False)
+    with pytest.raises(SettingsError, match="^out: .* cannot be written"):
+        runs.RunFolder(str(tmp_path / "file" / "run"), resume=False)
+    with pytest.raises(SettingsError, match="^resume: there is no run"):
+        runs.RunFolder(str(tmp_path / "none"), resume=True)
+
+
+def test_progress_off_a_terminal_is_a_line_now_and_then() -> None:
+    stream = io.StringIO()
+    progress = runs.Progress(stream, every_seconds=1000)
+    for step in range(1, 101):
+        progress.step(step, 100, {"train/loss": 2.0} if step == 50 else {})
+    first, last = stream.getvalue().splitlines()
+    assert first == "step 1/100 (1%)"
+    assert last == "step 100/100 (100%), 0 s left, loss 2.000"
+
+
+def test_progress_on_a_terminal_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    progress = runs.Progress(stream)
+    progress.step(1, 2, {})
+    progress.say("hello")
+    progress.step(2, 2, {})
+    lines = stream.getvalue().split("\n")
+    assert lines[0].endswith("\rhello")
+    assert lines[1].startswith("\rstep 2/2 (100%)")
+    assert lines[2:] == [""]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (89, "89 s"), (720, "12 min"), (11_100, "3 h 05 min")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert runs.duration(seconds) == text
+
+
+def test_files_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs.write_text(tmp_path / "f", "one\n")
+
+    def refuse(*paths: Path) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="broken"):
+        runs.write_text(tmp_path / "f", "two\n")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"one\n"]
