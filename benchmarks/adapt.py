@@ -95,8 +95,12 @@ def gate_row(name: str, texts: list[str]) -> dict:
         room = gate.has_room(num_clip_tokens, 75)
         long += not room.adapt
         alone += room.adapt and not gate.decide(plain, num_clip_tokens, 75).adapt
-    return {"prompts": name, "number": len(texts), "left alone": alone / len(texts),
-            "too long for the budget": long / len(texts)}
+    return {
+        "prompts": name,
+        "number": len(texts),
+        "left alone": alone / len(texts),
+        "too long for the budget": long / len(texts),
+    }
 
 
 def likelihood(adapter: PromptAdapter, rows: list[dict], order: int = 5) -> list[dict]:
@@ -105,8 +109,14 @@ def likelihood(adapter: PromptAdapter, rows: list[dict], order: int = 5) -> list
     test = [row for row in rows if row["split"] == "test" and row["kind"] == "main"]
     train = [row for row in rows if row["split"] == "train"]
     unique = [row for row in train if row["kind"] == "main"]
-    results = [_likelihood_row(adapter.policy.manifest.name, policy,
-                               test, lambda ids, start: policy_nll(policy, ids, start))]
+    results = [
+        _likelihood_row(
+            adapter.policy.manifest.name,
+            policy,
+            test,
+            lambda ids, start: policy_nll(policy, ids, start),
+        )
+    ]
     for name, fitted in (("all pairs", train), ("pairs of kind main", unique)):
         model = NgramModel(order, policy.model.config.vocab_size)
         model.fit(_sequence(policy, row)[0] for row in fitted)
@@ -131,8 +141,12 @@ def _likelihood_row(name: str, policy, rows: list[dict], nll) -> dict:
         added += nll(ids, added_start)
         words += len(row["target"].split())
         added_words += len(row["target"].split()) - len(row["user_input"].split())
-    return {"model": name, "test pairs": len(rows), "NLL per word": whole / words,
-            "NLL per added word": added / added_words}
+    return {
+        "model": name,
+        "test pairs": len(rows),
+        "NLL per word": whole / words,
+        "NLL per added word": added / added_words,
+    }
 
 
 @torch.inference_mode()
@@ -146,10 +160,15 @@ def policy_nll(policy, ids: list[int], start: int) -> float:
 def diversity_row(name: str, lists: list[list[str]]) -> dict:
     """Distinct modifiers of many prompts, and the share of prompts with the most frequent one."""
     counts = Counter(key for parts in lists for key in {modifiers.normal(part) for part in parts})
-    (most, times), = counts.most_common(1)
-    return {"whose": name, "prompts": len(lists), "distinct modifiers": len(counts),
-            "modifiers a prompt": statistics.mean(map(len, lists)),
-            "most frequent": most, "its share": times / len(lists)}
+    ((most, times),) = counts.most_common(1)
+    return {
+        "whose": name,
+        "prompts": len(lists),
+        "distinct modifiers": len(counts),
+        "modifiers a prompt": statistics.mean(map(len, lists)),
+        "most frequent": most,
+        "its share": times / len(lists),
+    }
 
 
 def diversity(adapter: PromptAdapter, user_inputs: list[str], people: list[str]) -> list[dict]:
@@ -176,11 +195,15 @@ def timing(adapter: PromptAdapter) -> list[dict]:
     adapt = "from promptadapt_core.__main__ import main; main(['adapt', 'a cat on a roof'])"
     rows = [
         {"what": "python -c pass", "seconds": seconds("pass")},
-        {"what": "import promptadapt_core and its text modules",
-         "seconds": seconds("import promptadapt_core.settings, promptadapt_core.prompts")},
+        {
+            "what": "import promptadapt_core and its text modules",
+            "seconds": seconds("import promptadapt_core.settings, promptadapt_core.prompts"),
+        },
         {"what": "import torch, transformers", "seconds": seconds("import torch, transformers")},
-        {"what": "import torch and transformers' GPT-2",
-         "seconds": seconds("import torch; from transformers import GPT2LMHeadModel")},
+        {
+            "what": "import torch and transformers' GPT-2",
+            "seconds": seconds("import torch; from transformers import GPT2LMHeadModel"),
+        },
         {"what": "fresh process to the first adapted prompt", "seconds": seconds(adapt)},
     ]
     for mode in ("beam", "diverse", "sample"):
@@ -220,25 +243,42 @@ def main() -> None:
         show("Likelihood of real engineered prompts", likelihood(adapter, rows))
         for kind in ("main", "rephrased", "subset", "steps"):
             sets[f"test split, {kind}"] = [
-                row["user_input"] for row in rows
-                if row["split"] == "test" and row["kind"] == kind
+                row["user_input"] for row in rows if row["split"] == "test" and row["kind"] == kind
             ]
         plain = sets["test split, main"]
         if options.prompts:
             ids = {row["id"] for row in rows if row["split"] == "test"}
             people = [row["prompt"] for row in read_rows(options.prompts) if row["id"] in ids]
-            others = [row for row in read_rows(options.prompts)
-                      if row["split"] == "test" and row.get("pair")]
-            show("Gate", [
-                gate_row("plain inputs of the test split", plain),
-                gate_row("their targets", [row["target"] for row in rows if row["split"] == "test"
-                                           and row["kind"] == "main"]),
-                gate_row("their engineered originals", people),
-                gate_row("plain by another trimmer (field main)", [row["main"] for row in others]),
-                gate_row("their engineered originals (field prompt)",
-                         [row["prompt"] for row in others]),
-            ])
-            thousand = random.Random(0).choices(plain, k=1000) if len(plain) < 1000 else plain[:1000]
+            others = [
+                row
+                for row in read_rows(options.prompts)
+                if row["split"] == "test" and row.get("pair")
+            ]
+            show(
+                "Gate",
+                [
+                    gate_row("plain inputs of the test split", plain),
+                    gate_row(
+                        "their targets",
+                        [
+                            row["target"]
+                            for row in rows
+                            if row["split"] == "test" and row["kind"] == "main"
+                        ],
+                    ),
+                    gate_row("their engineered originals", people),
+                    gate_row(
+                        "plain by another trimmer (field main)", [row["main"] for row in others]
+                    ),
+                    gate_row(
+                        "their engineered originals (field prompt)",
+                        [row["prompt"] for row in others],
+                    ),
+                ],
+            )
+            thousand = (
+                random.Random(0).choices(plain, k=1000) if len(plain) < 1000 else plain[:1000]
+            )
             show("Diversity", diversity(adapter, thousand, people))
     if options.eval_prompts:
         by_set = defaultdict(list)
@@ -247,11 +287,17 @@ def main() -> None:
         sets.update(by_set)
     if sets:
         limited = {name: texts[: options.limit or None] for name, texts in sets.items()}
-        show("Faithfulness, default settings",
-             [faithfulness(adapter, name, texts, **given) for name, texts in limited.items()])
-        show(f"Faithfulness, banned: {', '.join(BANNED)}",
-             [faithfulness(adapter, name, texts[:200], ban=BANNED, **given)
-              for name, texts in limited.items()])
+        show(
+            "Faithfulness, default settings",
+            [faithfulness(adapter, name, texts, **given) for name, texts in limited.items()],
+        )
+        show(
+            f"Faithfulness, banned: {', '.join(BANNED)}",
+            [
+                faithfulness(adapter, name, texts[:200], ban=BANNED, **given)
+                for name, texts in limited.items()
+            ],
+        )
 
 
 if __name__ == "__main__":

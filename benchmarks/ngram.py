@@ -64,5 +64,7 @@ class NgramModel:
         padded = (-1,) * (self.order - 1) + tuple(sequence)
         total = 0.0
         for i in range(start, len(sequence)):
-            total -= math.log(self.probability(padded[i : i + self.order - 1], padded[i + self.order - 1]))
+            total -= math.log(
+                self.probability(padded[i : i + self.order - 1], padded[i + self.order - 1])
+            )
         return total

@@ -37,8 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{parser.prog}: {_named(error)}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        print(f'{parser.prog}: {error}; install it with pip install "promptadapt[run]"',
-              file=sys.stderr)
+        print(
+            f'{parser.prog}: {error}; install it with pip install "promptadapt[run]"',
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
@@ -55,10 +57,17 @@ def _parser() -> argparse.ArgumentParser:
     adapt = commands.add_parser("adapt", help="adapt user inputs")
     adapt.add_argument("text", nargs="*", metavar="TEXT", help="user inputs")
     adapt.add_argument("--file", metavar="FILE", help="user inputs, one a line, UTF-8")
-    adapt.add_argument("--policy", default="", metavar="NAME|FOLDER",
-                       help="a policy listed by `policies`, or a folder [default: the bundled one]")
-    adapt.add_argument("--download", action="store_true",
-                       help="let --policy be fetched from the hub when it is not here")
+    adapt.add_argument(
+        "--policy",
+        default="",
+        metavar="NAME|FOLDER",
+        help="a policy listed by `policies`, or a folder [default: the bundled one]",
+    )
+    adapt.add_argument(
+        "--download",
+        action="store_true",
+        help="let --policy be fetched from the hub when it is not here",
+    )
     adapt.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps [default: cpu]")
     adapt.add_argument("--json", action="store_true", help="one JSON object per input line")
     _add_models_folder(adapt)
@@ -121,8 +130,10 @@ def _policies(options: argparse.Namespace) -> None:
         if options.json:
             print(json.dumps(found.as_json(), ensure_ascii=False))
         else:
-            print(f"{found.name:24} {found.size_bytes / 1e6:8.1f} MB  {found.folder}\n"
-                  f"{'':24} {found.description}")
+            print(
+                f"{found.name:24} {found.size_bytes / 1e6:8.1f} MB  {found.folder}\n"
+                f"{'':24} {found.description}"
+            )
 
 
 def _lines(file: str) -> list[str]:

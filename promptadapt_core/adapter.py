@@ -1,9 +1,9 @@
 """What hosts hold: a user input in, candidates out.
 
-    from promptadapt_core.adapter import PromptAdapter
-    adapter = PromptAdapter.load()
-    for candidate in adapter.adapt("a cat on a roof", num_candidates=3):
-        print(candidate.adapted_prompt)
+from promptadapt_core.adapter import PromptAdapter
+adapter = PromptAdapter.load()
+for candidate in adapter.adapt("a cat on a roof", num_candidates=3):
+    print(candidate.adapted_prompt)
 """
 
 from __future__ import annotations
@@ -291,9 +291,7 @@ class PromptAdapter:
     def _counted(self, adapted_prompt: str) -> tuple[str, int]:
         return adapted_prompt, self._count_tokens(plain_text(adapted_prompt))
 
-    def _adaptation(
-        self, parsed: prompts.ParsedInput, candidates: list[Candidate]
-    ) -> Adaptation:
+    def _adaptation(self, parsed: prompts.ParsedInput, candidates: list[Candidate]) -> Adaptation:
         if not candidates:
             return self._left_alone(parsed, "the policy found nothing to add that fits the rules")
         return Adaptation(parsed.user_input, self.policy.manifest.name, "adapted", candidates)

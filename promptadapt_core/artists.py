@@ -187,9 +187,7 @@ _NEXT = re.compile(
 _WORD = re.compile(r"[^\s,;|&+/()\[\]]+")
 
 
-def _name_end(
-    text: str, start: int, known: list[tuple[int, int]], guess: bool, first: bool
-) -> int:
+def _name_end(text: str, start: int, known: list[tuple[int, int]], guess: bool, first: bool) -> int:
     """End of the name that begins after the joining words at `start`, or `start` when none does.
 
     A known name, or with `guess` a run of words of the shape of a name; in a list after a comma

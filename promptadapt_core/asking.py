@@ -29,7 +29,9 @@ _REQUEST = re.compile(
     rf")(?:{_PICTURE})?(?=\S)",
     re.IGNORECASE,
 )
-_CLOSING = re.compile(r"(?:[\s,]+(?:please|pls|thanks|thank\s+you))?[\s.!]*[?.!]*\s*\Z", re.IGNORECASE)
+_CLOSING = re.compile(
+    r"(?:[\s,]+(?:please|pls|thanks|thank\s+you))?[\s.!]*[?.!]*\s*\Z", re.IGNORECASE
+)
 
 
 def without_asking(user_input: str) -> str:

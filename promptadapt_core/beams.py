@@ -169,9 +169,7 @@ class BeamSearch:
         self._length_penalty = length_penalty
         self._diversity_penalty = diversity_penalty
         self._started = False
-        self._groups = [
-            BeamGroup(writer, width, length_penalty, limit) for _ in range(num_groups)
-        ]
+        self._groups = [BeamGroup(writer, width, length_penalty, limit) for _ in range(num_groups)]
 
     @property
     def running(self) -> bool:

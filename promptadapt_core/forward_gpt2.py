@@ -145,9 +145,7 @@ class Gpt2Forward:
         shape = hidden.shape
         stream = hidden.flatten(0, 1)
         for layer, block in enumerate(self._blocks):
-            stream = stream + self._attention(
-                layer, _norm(block.ln_1, stream), shape[:2], causal
-            )
+            stream = stream + self._attention(layer, _norm(block.ln_1, stream), shape[:2], causal)
             product = self._products.blocks[layer]
             stream = stream + product.outer(product.inner(_norm(block.ln_2, stream)))
         self._num_used += shape[1]
@@ -218,4 +216,3 @@ def _norm(module: torch.nn.LayerNorm, stream: torch.Tensor) -> torch.Tensor:
     return functional.layer_norm(
         stream, module.normalized_shape, module.weight, module.bias, module.eps
     )
-

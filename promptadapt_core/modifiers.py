@@ -152,7 +152,7 @@ def trim(engineered_prompt: str) -> Trimmed:
 
 
 def _uncolon(segment: str) -> list[str]:
-    """"digital painting: a cat" is two segments."""
+    """ "digital painting: a cat" is two segments."""
     before, colon, after = segment.partition(": ")
     if colon and after and _MEDIUM.search(before):
         return [re.sub(r"^an? ", "", before, flags=re.IGNORECASE), after]

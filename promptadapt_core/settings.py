@@ -6,12 +6,14 @@ range is never written twice. A value out of range raises SettingsError, which n
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
 import types
 import typing
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import argparse
 
 MAX_SEED = 2**64 - 1  # what torch.Generator.manual_seed and ComfyUI's seed widget both accept
 MAX_INPUT_CHARACTERS = 20_000  # far beyond any prompt; a pasted book is a mistake, not a prompt
@@ -103,10 +105,12 @@ def flag(name: str, default: Any = None) -> str:
 def add_flags(parser: argparse.ArgumentParser, cls: type[Settings]) -> None:
     """Add one flag per setting. Flags not given stay out of the namespace: the caller decides
     whether a policy's own default or the table's applies."""
+    from argparse import SUPPRESS  # hosts import this module too, and never need argparse
+
     kinds = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         meta, kind = field.metadata, kinds[field.name]
-        options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
+        options: dict[str, Any] = {"dest": field.name, "default": SUPPRESS}
         if typing.get_origin(kind) is types.UnionType:
             kind = next(part for part in typing.get_args(kind) if part is not type(None))
         options["help"] = _help_text(field)
@@ -148,7 +152,9 @@ class AdaptSettings(Settings):
         "beam: the likeliest; diverse: groups of beams that differ; sample: drawn with the seed",
         choices=("beam", "diverse", "sample"),
     )
-    seed: int = setting(0, "the same input, seed and policy give the same text", low=0, high=MAX_SEED)
+    seed: int = setting(
+        0, "the same input, seed and policy give the same text", low=0, high=MAX_SEED
+    )
     max_new_tokens: int = setting(
         75, "longest addition, in tokens of the policy", low=1, high=512
     )

@@ -46,9 +46,7 @@ def test_it_is_silent_and_fast_where_all_is_there() -> None:
     assert min(seconds for seconds, _ in runs) < 1.0
 
 
-def test_importing_it_does_nothing(
-    install: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_importing_it_does_nothing(install: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert callable(install.main)
     assert capsys.readouterr().out == ""
 

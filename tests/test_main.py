@@ -99,8 +99,9 @@ def test_bad_input_is_one_sentence_and_exit_code_2(capsys, arguments, sentence):
     assert len(err) < 500
 
 
-@pytest.mark.parametrize("arguments", [["adapt", "a", "--mode", "best"], ["fly"], [],
-                                       ["adapt", "a", "--seed", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["adapt", "a", "--mode", "best"], ["fly"], [], ["adapt", "a", "--seed", "x"]]
+)
 def test_bad_usage_is_one_sentence_and_exit_code_2(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
         main(arguments)

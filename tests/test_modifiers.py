@@ -70,9 +70,7 @@ def test_normal_is_one_key_for_all_spellings() -> None:
     "oil painting|octane render|"
     "cinematic|golden hour|by greg rutkowski|Greg Rutkowski|depth of field|vibrant colors|"
     "strong dramatic cinematic lighting|unreal engine 5|concept art|award "
-    "winning photography".split(
-        "|"
-    ),
+    "winning photography".split("|"),
 )
 def test_is_modifier(segment: str) -> None:
     assert modifiers.is_modifier(segment)

@@ -396,7 +396,8 @@ BAD = {
     "tokenizer broken": (lambda f: (f / "tokenizer.json").write_text("{}"), "is broken"),
     "too many layers": (lambda f: edit(f / "config.json", n_layer=10**12), "at most 1000"),
     "unknown activation": (
-        lambda f: edit(f / "config.json", activation_function="none"), "not a causal language",
+        lambda f: edit(f / "config.json", activation_function="none"),
+        "not a causal language",
     ),
     "newer manifest": (lambda f: edit(f / MANIFEST_NAME, format=2), "newer than this"),
     "format text": (lambda f: edit(f / MANIFEST_NAME, format="1"), "whole number"),

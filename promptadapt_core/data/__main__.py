@@ -60,8 +60,9 @@ def _build(options: argparse.Namespace, program: str) -> int:
         print(f"{program}: {flag}: {error.reason}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        print(f'{program}: {error}; install it with pip install "promptadapt[run]"',
-              file=sys.stderr)
+        print(
+            f'{program}: {error}; install it with pip install "promptadapt[run]"', file=sys.stderr
+        )
         return 2
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)

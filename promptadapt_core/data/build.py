@@ -126,9 +126,7 @@ def split_examples(found: list[tuple[Row, Target]], settings: DataSettings) -> l
     return examples
 
 
-def finish(
-    examples: list[Example], settings: DataSettings, counts: Counter[str]
-) -> list[Example]:
+def finish(examples: list[Example], settings: DataSettings, counts: Counter[str]) -> list[Example]:
     """Keep the modifiers worth learning, by what is usual in the training split, and the rows
     with enough of them."""
     training = [example for example in examples if example.split == "train"]

@@ -118,8 +118,7 @@ class Rephraser:
             cache = output.past_key_values
             logits = output.logits[:, -1].float().cpu()
             tokens = [
-                draw(row, source.random())
-                for row, source in zip(logits, generators, strict=True)
+                draw(row, source.random()) for row, source in zip(logits, generators, strict=True)
             ]
             for index, token in enumerate(tokens):
                 ended[index] = ended[index] or token in self.end_ids

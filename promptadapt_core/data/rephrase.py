@@ -109,7 +109,7 @@ def label(main: str, source: random.Random) -> str:
 
 
 def without_articles(main: str, source: random.Random) -> str:
-    """"a cat on a roof" -> "cat on roof"; "" when there was no article."""
+    """ "a cat on a roof" -> "cat on roof"; "" when there was no article."""
     words = main.split()
     kept = [word for word in words if word.lower() not in _ARTICLES]
     if len(kept) == len(words) or not kept:

@@ -150,9 +150,7 @@ def names_among_artists(cleaned: Iterable[str]) -> set[str]:
             uses[key] += 1
             around = artists[max(0, place - 1) : place] + artists[place + 1 : place + 2]
             between[key] += len(around) == 2 and all(around)
-    return {
-        key for key, count in between.items() if count >= 2 and count >= NAME_SHARE * uses[key]
-    }
+    return {key for key, count in between.items() if count >= 2 and count >= NAME_SHARE * uses[key]}
 
 
 def corrections(seen: dict[str, int], accepted: dict[str, int]) -> dict[str, str]:
