@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import gzip
-import json
-from pathlib import Path
+import os
 from typing import NamedTuple
 
-PATH = Path(__file__).with_name("lexicon.json.gz")
+PATH = os.path.join(os.path.dirname(__file__), "lexicon.json.gz")
 
 
 class Lexicon(NamedTuple):
@@ -20,7 +18,11 @@ class Lexicon(NamedTuple):
 
 @functools.cache
 def lexicon() -> Lexicon:
-    """The lexicon, read once."""
-    if not PATH.exists():
+    """The lexicon, read once; empty where there is none yet, while the first is being learned."""
+    import gzip  # these two late: a host that only imports this should not wait for them
+    import json
+
+    if not os.path.exists(PATH):
         return Lexicon({}, {})
-    return Lexicon(**json.loads(gzip.decompress(PATH.read_bytes())))
+    with gzip.open(PATH, "rt", encoding="utf-8") as file:
+        return Lexicon(**json.load(file))

@@ -337,7 +337,6 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was(
 
 
 BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
-    ({"pairs": "none.jsonl"}, "pairs: there is no file"),
     ({"base": "no/such/folder"}, "base: "),
     ({"out": ""}, "out: expected the folder"),
     ({"device": "abacus"}, "device: 'abacus' cannot be used"),
@@ -350,6 +349,12 @@ BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
 def test_bad_settings_are_named(pairs: Path, changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(SettingsError, match=f"^{reason}"):
         trainer(tiny(pairs, **changes))
+
+
+def test_a_missing_pairs_file_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="^pairs: there is no file"):
+        trainer(tiny(tmp_path / "none.jsonl"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_pairs_without_training_rows_are_refused(pairs: Path) -> None:
