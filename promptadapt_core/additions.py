@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from . import modifiers, prompts
+from . import mediums, modifiers, prompts
 from .settings import SettingsError
 
 
@@ -33,6 +33,7 @@ class AdditionRules:
         backtracks: bool = True,
     ):
         self._said = set(prompts.content_words(user_text))
+        self._medium = mediums.medium(user_text)
         self._ban = banned_pattern(ban)
         self._artists = artists
         self._min_modifiers = min_modifiers
@@ -50,7 +51,7 @@ class AdditionRules:
             return not token_text  # an empty modifier
         if not self._backtracks:
             return True
-        return self._passes(earlier[-1]) and not self._repeats(earlier[-1], earlier[:-1])
+        return self._fits(earlier[-1], earlier[:-1])
 
     def enough(self, additions: Sequence[str]) -> bool:
         """Whether these are as many as are wanted."""
@@ -60,9 +61,16 @@ class AdditionRules:
         """The additions that pass every rule, in order, each once."""
         kept: list[str] = []
         for addition in additions:
-            if self._passes(addition) and not self._repeats(addition, kept):
+            if self._fits(addition, kept):
                 kept.append(addition)
         return kept
+
+    def _fits(self, addition: str, earlier: Sequence[str]) -> bool:
+        return (
+            self._passes(addition)
+            and not self._repeats(addition, earlier)
+            and not mediums.clashes(addition, self._medium, earlier)
+        )
 
     def _repeats(self, addition: str, earlier: Sequence[str]) -> bool:
         """Whether it says nothing new: all of its words stand in the user's text or in what was

@@ -211,6 +211,12 @@ class DataSettings(Settings):
     min_modifiers: int = setting(
         2, "fewest modifiers of an engineered prompt that becomes a target", low=1, high=50
     )
+    stock_limit: int = setting(
+        0,
+        "at most this many training rows in which the same two modifiers stand together; "
+        "0 sets no limit",
+        low=0,
+    )
     valid_share: float = setting(
         0.03, "share of clusters for validation where rows carry no split", low=0.0, high=0.5
     )

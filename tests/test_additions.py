@@ -94,3 +94,10 @@ def test_what_says_nothing_new_is_a_repeat():
     rules = AdditionRules("a cat")
     written = ["concept art", "oil painting", "concept art painting", "detailed", "highly detailed"]
     assert rules.accepted(written) == ["concept art", "oil painting", "detailed", "highly detailed"]
+
+
+def test_a_photo_is_not_called_a_painting():
+    rules = AdditionRules("a photo of a bench")
+    written = ["digital painting", "golden hour", "artstation", "bokeh"]
+    assert rules.accepted(written) == ["golden hour", "bokeh"]
+    assert not rules.may_follow(" golden hour, digital painting", ",")

@@ -22,6 +22,7 @@ ORDER = [
     "artists",
     "explicit",
     "modifiers",
+    "mediums",
     "clip_tokens",
     "gate",
     "additions",

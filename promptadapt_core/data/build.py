@@ -19,6 +19,7 @@ from . import report, vocabulary
 from .duplicates import Clusters, near_pairs
 from .pairs import Pair, make_pairs, parse_kinds
 from .reading import SPLITS, Row, read_rows
+from .stock import rows_to_keep
 from .targets import Target, finished, make_target
 
 
@@ -41,6 +42,7 @@ def build(settings: DataSettings) -> dict[str, Any]:
     examples = split_examples(read_targets(settings, counts, sources), settings)
     examples = finish(examples, settings, counts)
     examples = drop_straddling(examples, counts)
+    examples = thin_out(examples, settings, counts)
     if not examples:
         reasons = ", ".join(f"{name} {count}" for name, count in counts.most_common() if count)
         raise SettingsError("prompts", f"no row of {settings.prompts} makes a pair ({reasons})")
@@ -197,6 +199,21 @@ def drop_straddling(examples: list[Example], counts: Counter[str]) -> list[Examp
         else:
             kept.append(example)
     return kept
+
+
+def thin_out(
+    examples: list[Example], settings: DataSettings, counts: Counter[str]
+) -> list[Example]:
+    """Drop training rows that repeat stock phrases, where a limit is set."""
+    training = [example for example in examples if example.split == "train"]
+    if not settings.stock_limit:
+        return examples
+    ids = [example.row.id for example in training]
+    lists = [example.target.modifiers for example in training]
+    kept = rows_to_keep(ids, lists, settings.stock_limit, settings.seed)
+    dropped = {id(training[row]) for row in range(len(training)) if row not in kept}
+    counts["stock phrase"] += len(dropped)
+    return [example for example in examples if id(example) not in dropped]
 
 
 def instructed(

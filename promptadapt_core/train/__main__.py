@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import io
+import math
 import signal
 import sys
 from types import FrameType
@@ -95,8 +96,9 @@ def _sft(options: argparse.Namespace) -> int:
               "with --resume goes on", file=sys.stderr)
         return 130
     why = {"done": "done", "patience": "stopped early, validation no longer gets better"}
-    print(f"{why[result.status]}: {result.step} steps, best validation loss "
-          f"{result.best_nll_per_token:.4f} nats a token, {result.best}")
+    loss = result.best_nll_per_token
+    found = f"best validation loss {loss:.4f} nats a token" if math.isfinite(loss) else "the latest"
+    print(f"{why[result.status]}: {result.step} steps, {found}: {result.best}")
     return 0
 
 

@@ -102,10 +102,20 @@ def make_optimizer(trainee: Trainee, settings: SftSettings) -> torch.optim.AdamW
     ]
     groups = [group for group in groups if group["params"]]
     options: dict[str, Any] = {"lr": settings.lr, "betas": (0.9, settings.adam_beta2), "eps": 1e-8}
+    options["fused"] = fused_works(parameters[0].device)
+    return torch.optim.AdamW(groups, **options)
+
+
+def fused_works(device: torch.device) -> bool:
+    """Whether this torch has the fused AdamW for the device; torch before 2.4 lacks the CPU's and
+    says so only at the first step."""
+    weight = torch.zeros(1, device=device, requires_grad=True)
+    weight.grad = torch.zeros(1, device=device)
     try:
-        return torch.optim.AdamW(groups, fused=True, **options)
-    except (RuntimeError, TypeError):
-        return torch.optim.AdamW(groups, **options)
+        torch.optim.AdamW([weight], fused=True).step()
+    except RuntimeError:
+        return False
+    return True
 
 
 class Window:
