@@ -289,7 +289,7 @@ class Progress:
             self.width = 0
 
     def _figures(self) -> str:
-        shown = {"train/loss": "loss {:.3f}", "valid/nll_per_token": "valid {:.3f}",
+        shown = {"train/loss": "loss {:.3f}", "valid/loss": "valid {:.3f}",
                  "train/tokens_per_second": "{:,.0f} tokens/s"}  # fmt: skip
         parts = [text.format(self.metrics[n]) for n, text in shown.items() if n in self.metrics]
         return "".join(f", {part}" for part in parts)

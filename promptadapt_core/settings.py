@@ -246,6 +246,13 @@ class SftSettings(Settings):
     num_epochs: float = setting(4.0, "passes over the training pairs", low=0.01, high=1000.0)
     batch_size: int = setting(64, "pairs per optimizer step", low=1, high=65536)
     micro_batch_size: int = setting(64, "pairs per forward pass", low=1, high=65536)
+    echo_weight: float = setting(
+        1.0,
+        "weight in the loss of the target's first tokens, which repeat the user input: decoding "
+        "writes them itself",
+        low=0.0,
+        high=1.0,
+    )
     max_length: int = setting(160, "longest pair in tokens; a longer one is left out", low=8,
                               high=8192)
     lr: float = setting(1e-3, "peak learning rate; 5e-5 suits a pretrained base", low=0.0, high=1.0)

@@ -52,9 +52,9 @@ def test_pairs_of_one_prompt(tmp_path):
     pairs, report = run(tmp_path, [row], kinds="main,steps", valid_share=0.0, test_share=0.0)
     assert pairs == [
         {"user_input": "a cat on a roof", "target": "a cat on a roof, 8k, sharp focus",
-         "kind": "main", "split": "train", "id": "x", "cluster": "x"},
+         "main": "a cat on a roof", "kind": "main", "split": "train", "id": "x", "cluster": "x"},
         {"user_input": "a cat on a roof, 8k", "target": "a cat on a roof, 8k, sharp focus",
-         "kind": "steps", "split": "train", "id": "x", "cluster": "x"},
+         "main": "a cat on a roof", "kind": "steps", "split": "train", "id": "x", "cluster": "x"},
     ]  # fmt: skip
     assert report["rows_read"] == report["rows_used"] == 1
     assert report["pairs_by_kind_and_split"]["steps"] == {"train": 1, "valid": 0, "test": 0}

@@ -127,3 +127,25 @@ def test_good_pairs_are_read(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text(json.dumps({**GOOD, "kind": "main"}) + "\n\n", encoding="utf-8")
     assert read_pairs(path) == [Pair("a cat", "a cat, oil", "train")]
+
+
+def test_tokens_that_repeat_the_input_or_its_main_content_weigh_less() -> None:
+    class Words:
+        eos_id = 0
+
+        def policy_prompt(self, text: str) -> str:
+            return f"{text} Rephrase:"
+
+        def encode(self, text: str) -> list[int]:
+            return [len(word) for word in text.replace(",", " ,").split()]
+
+    kept = to_sequence(Pair("a cat", "a cat, oil, fog", "train", "a cat"), Words())
+    said = to_sequence(Pair("draw a cat", "a cat, oil", "train", "a cat"), Words())
+    neither = to_sequence(Pair("draw a cat", "a dog, oil", "train", "a cat"), Words())
+    assert [one.num_echo for one in (kept, said, neither)] == [2, 2, -1]
+    batch = collate([kept, said, neither], [0, 1, 2], 0, echo_weight=0.25)
+    assert batch.weights.tolist() == [
+        *(0.25, 0.25, 1, 1, 1, 1, 1),
+        *(0.25, 0.25, 1, 1, 1),
+        *(1, 1, 1, 1, 1),
+    ]

@@ -93,7 +93,7 @@ def test_a_run_learns_and_leaves_what_it_should(pairs: Path) -> None:
     assert rows[-1]["valid/nll_per_token"] < 0.8 * rows[0]["train/loss"]
     assert rows[-1]["step"] == 32
     assert {"valid/nll_per_word", "valid/nll_per_word_added", "optim/lr"} <= set(rows[-1])
-    assert rows[-1]["valid/best_nll_per_token"] == result.best_nll_per_token
+    assert rows[-1]["valid/best_loss"] == result.best_loss
     config = json.loads((folder / "config.json").read_text())
     assert config["settings"]["lr"] == 0.02
     policy = Policy.load(result.best)
@@ -163,10 +163,14 @@ def test_validation_metrics_are_sums_over_words() -> None:
     ]
     nll = [torch.tensor([4.0, 1.0, 2.0, 3.0]), torch.tensor([5.0, 1.0])]
     assert losses.validation_metrics(nll, pairs) == {
+        "valid/loss": pytest.approx(16 / 6),
         "valid/nll_per_token": pytest.approx(16 / 6),
         "valid/nll_per_word": pytest.approx(16 / 4),
         "valid/nll_per_word_added": pytest.approx(6 / 2),
     }
+    light = losses.validation_metrics(nll, pairs, echo_weight=0.25)
+    assert light["valid/loss"] == pytest.approx((1 + 12) / 5.25)
+    assert light["valid/nll_per_token"] == pytest.approx(16 / 6)
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
@@ -288,18 +292,18 @@ def test_a_run_stops_when_validation_no_longer_gets_better(
 ) -> None:
     values = iter([3.0, 2.0, 2.5, 2.1, 1.0])
     monkeypatch.setattr(
-        sft, "validation_metrics", lambda nll, pairs: {"valid/nll_per_token": next(values)}
+        sft, "validation_metrics", lambda *given: {"valid/loss": next(values)}
     )
     settings = tiny(pairs, patience=2, validate_every=1)
     result = sft.train_sft(settings)
-    assert (result.status, result.step, result.best_nll_per_token) == ("patience", 4, 2.0)
+    assert (result.status, result.step, result.best_loss) == ("patience", 4, 2.0)
 
 
 def test_without_validation_pairs_best_is_the_latest(pairs: Path) -> None:
     write_pairs(pairs, [row for row in ROWS if row["split"] == "train"])
     settings = tiny(pairs, num_epochs=1.0)
     result = sft.train_sft(settings)
-    assert math.isinf(result.best_nll_per_token)
+    assert math.isinf(result.best_loss)
     assert Policy.load(result.best).eos_id == Policy.load(Path(settings.out) / "last").eos_id
 
 

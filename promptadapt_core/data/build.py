@@ -257,6 +257,7 @@ def pair_rows(
             yield {
                 "user_input": pair.user_input,
                 "target": pair.target,
+                "main": example.target.main,
                 "kind": pair.kind,
                 "split": example.split,
                 "id": example.row.id,

@@ -96,7 +96,7 @@ def _sft(options: argparse.Namespace) -> int:
               "with --resume goes on", file=sys.stderr)
         return 130
     why = {"done": "done", "patience": "stopped early, validation no longer gets better"}
-    loss = result.best_nll_per_token
+    loss = result.best_loss
     found = f"best validation loss {loss:.4f} nats a token" if math.isfinite(loss) else "the latest"
     print(f"{why[result.status]}: {result.step} steps, {found}: {result.best}")
     return 0

@@ -20,18 +20,19 @@ POOL_BATCHES = 50  # batches whose pairs are sorted by length together; more was
 
 
 class Pair(NamedTuple):
-    """One row of the pairs file."""
+    """One row of the pairs file. main: the target's main content, "" where the row has none."""
 
     user_input: str
     target: str
     split: str
+    main: str = ""
 
 
 class TokenPair(NamedTuple):
     """One pair in tokens: `ids` of policy prompt, target and end token; the completion is
-    ids[num_prompt:]; its first `num_echo` tokens repeat the user input, -1 where the target does
-    not begin with it; `num_words` and `num_added_words` count the target's whitespace words, all
-    and after the user input."""
+    ids[num_prompt:]; its first `num_echo` tokens repeat the user input, or its main content in
+    other words, -1 where that is not known; `num_words` and `num_added_words` count the target's
+    whitespace words, all and after those."""
 
     ids: torch.Tensor
     num_prompt: int
@@ -46,12 +47,14 @@ class Batch:
 
     ids (B, T) int64; attention_mask (B, T) int64, 1 on real tokens; completion_index (N,) int64,
     the places of the completions' tokens in the flattened ids, in order, end tokens included.
-    Row i is sequence rows[i]; num_tokens counts the real tokens.
+    weights (N,) float32: how much each of those tokens counts in the loss. Row i is sequence
+    rows[i]; num_tokens counts the real tokens.
     """
 
     ids: torch.Tensor
     attention_mask: torch.Tensor
     completion_index: torch.Tensor
+    weights: torch.Tensor
     rows: list[int]
     num_tokens: int
 
@@ -59,7 +62,7 @@ class Batch:
         """The same batch on a device."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("ids", "attention_mask", "completion_index")
+            for name in ("ids", "attention_mask", "completion_index", "weights")
         }
         return dataclasses.replace(self, **moved)
 
@@ -94,12 +97,14 @@ def _pair(line: str, number: int, path: str | Path) -> Pair:
         row = json.loads(line)
     except (ValueError, RecursionError):
         raise SettingsError("pairs", f"line {number} of {path} is not JSON") from None
-    values = [row.get(name) for name in Pair._fields] if isinstance(row, dict) else [None]
+    names = ("user_input", "target", "split")
+    values = [row.get(name) for name in names] if isinstance(row, dict) else [None]
     if not all(isinstance(value, str) and value.strip() for value in values):
         raise SettingsError(
             "pairs", f"line {number} of {path} needs the texts user_input, target and split"
         )
-    return Pair(*values)
+    main = row.get("main", "")
+    return Pair(*values, main if isinstance(main, str) else "")
 
 
 def file_sha256(path: str | Path) -> str:
@@ -120,10 +125,11 @@ def to_sequence(pair: Pair, policy: Any) -> TokenPair:
     prompt_ids = policy.encode(policy.policy_prompt(user_input))
     completion_ids = policy.encode(f" {target}")
     num_echo, added = -1, ""
-    if target.startswith(user_input):
-        echo_ids = policy.encode(f" {user_input}")
+    said = user_input if target.startswith(user_input) else pair.main.strip()
+    if said and target.startswith(said):
+        echo_ids = policy.encode(f" {said}")
         if completion_ids[: len(echo_ids)] == echo_ids:
-            num_echo, added = len(echo_ids), target[len(user_input) :].lstrip(" ,.;")
+            num_echo, added = len(echo_ids), target[len(said) :].lstrip(" ,.;")
     ids = torch.tensor([*prompt_ids, *completion_ids, policy.eos_id], dtype=torch.int32)
     return TokenPair(ids, len(prompt_ids), num_echo, len(target.split()), len(added.split()))
 
@@ -150,8 +156,14 @@ def to_sequences(
     return sequences, num_left_out
 
 
-def collate(sequences: Sequence[TokenPair], rows: Sequence[int], padding_id: int) -> Batch:
-    """The batch of sequences[row] for each row, padded on the right to the longest."""
+def collate(
+    sequences: Sequence[TokenPair],
+    rows: Sequence[int],
+    padding_id: int,
+    echo_weight: float = 1.0,
+) -> Batch:
+    """The batch of sequences[row] for each row, padded on the right to the longest. Tokens that
+    repeat the user input weigh `echo_weight`, all others 1."""
     longest = max(len(sequences[row].ids) for row in rows)
     ids = torch.full((len(rows), longest), padding_id, dtype=torch.int64)
     for index, row in enumerate(rows):
@@ -161,7 +173,9 @@ def collate(sequences: Sequence[TokenPair], rows: Sequence[int], padding_id: int
     positions = torch.arange(longest)[None, :]
     real = positions < lengths
     completion = (real & (positions >= starts)).flatten().nonzero().squeeze(1)
-    return Batch(ids, real.long(), completion, list(rows), int(lengths.sum()))
+    ends = starts + torch.tensor([[max(sequences[row].num_echo, 0)] for row in rows])
+    weights = torch.where(positions < ends, echo_weight, 1.0).flatten()[completion]
+    return Batch(ids, real.long(), completion, weights, list(rows), int(lengths.sum()))
 
 
 def epoch_order(

@@ -71,11 +71,18 @@ def validation_nll(
     return result
 
 
-def validation_metrics(nll: list[torch.Tensor], pairs: list[TokenPair]) -> dict[str, float]:
+def validation_metrics(
+    nll: list[torch.Tensor], pairs: list[TokenPair], echo_weight: float = 1.0
+) -> dict[str, float]:
     """The group `valid` of the metrics from validation_nll's result."""
+    num_echo = [max(pair.num_echo, 0) for pair in pairs]
+    echoed = sum(part[:n].sum(dtype=torch.float64).item()
+                 for part, n in zip(nll, num_echo, strict=True))  # fmt: skip
     totals = [part.sum(dtype=torch.float64).item() for part in nll]
     num_tokens = sum(len(part) for part in nll)
+    lighter = (1 - echo_weight) * sum(num_echo)
     row = {
+        "valid/loss": (sum(totals) - (1 - echo_weight) * echoed) / (num_tokens - lighter),
         "valid/nll_per_token": sum(totals) / num_tokens,
         "valid/nll_per_word": sum(totals) / sum(pair.num_words for pair in pairs),
     }

@@ -10,7 +10,9 @@ Departures from the paper:
   the whole batch, so that micro-batches give the same gradients as one pass.
 - The learning rate warms up and falls along a cosine; AdamW's second-moment decay is 0.98. A small
   model from scratch wants 1e-3 and more; the paper's 5e-5 suits a pretrained one.
-- The best checkpoint is the one with the lowest validation loss per token, as in the paper.
+- Tokens that only repeat the user input can weigh less (--echo-weight): decoding writes them
+  itself, and learning to copy would otherwise hide whether the additions get better.
+- The best checkpoint is the one with the lowest validation loss, as in the paper.
 
 A small policy from scratch, then one on a pretrained model, then LoRA:
 
@@ -58,7 +60,7 @@ class SftResult:
     step: int
     num_steps: int
     best: Path
-    best_nll_per_token: float
+    best_loss: float
 
 
 def train_sft(
@@ -167,7 +169,7 @@ class Trainer:
         self.window = Window(self.device)
         self.progress: dict[str, Any] = {
             "step": 0, "num_tokens": 0, "seconds": 0.0, "status": "",
-            "best_nll": math.inf, "num_since_best": 0,
+            "best_loss": math.inf, "num_since_best": 0,
         }  # fmt: skip
         self._load_state()
         path = self.run_folder.path
@@ -204,7 +206,7 @@ class Trainer:
         self._save_folder("last", torch.float32)
         best = self.run_folder.path / "best"
         status = progress["status"] or "stopped"
-        return SftResult(status, progress["step"], self.num_steps, best, progress["best_nll"])
+        return SftResult(status, progress["step"], self.num_steps, best, progress["best_loss"])
 
     def _train_step(self) -> None:
         """One optimizer step on one batch, in as many passes as micro_batch_size asks for."""
@@ -232,11 +234,12 @@ class Trainer:
 
     def _gradients(self, micro_batches: list[Batch]) -> torch.Tensor:
         """Add up the gradients of the mean loss over all completion tokens; that loss."""
-        num_completion = sum(len(batch.completion_index) for batch in micro_batches)
+        weight = sum(batch.weights.sum() for batch in micro_batches)
         total = torch.zeros((), device=self.device)
         for batch in micro_batches:
             with self._arithmetic():
-                loss = completion_nll(self.model, batch, self.whole_logits).sum() / num_completion
+                nll = completion_nll(self.model, batch, self.whole_logits)
+                loss = (nll * batch.weights).sum() / weight
             loss.backward()
             total += loss.detach()
         return total
@@ -277,14 +280,14 @@ class Trainer:
             return {}
         nll = validation_nll(self.model, self.valid, self._valid_batches(), self.whole_logits,
                              self._arithmetic)
-        row = validation_metrics(nll, self.valid)
-        current = row["valid/nll_per_token"]
-        if current < progress["best_nll"]:
+        row = validation_metrics(nll, self.valid, self.settings.echo_weight)
+        current = row["valid/loss"]
+        if current < progress["best_loss"]:
             self._save_best()
-            progress.update(best_nll=current, num_since_best=0)
+            progress.update(best_loss=current, num_since_best=0)
         else:
             progress["num_since_best"] += 1
-        row["valid/best_nll_per_token"] = progress["best_nll"]
+        row["valid/best_loss"] = progress["best_loss"]
         row["valid/num_since_best"] = progress["num_since_best"]
         return row
 
@@ -304,7 +307,8 @@ class Trainer:
             yield self._batch(self.valid, rows[start : start + size])
 
     def _batch(self, pairs: list[TokenPair], rows: list[int]) -> Batch:
-        return collate(pairs, rows, self.trainee.policy.eos_id).to(self.device)
+        padding_id = self.trainee.policy.eos_id
+        return collate(pairs, rows, padding_id, self.settings.echo_weight).to(self.device)
 
     def _arithmetic(self) -> contextlib.AbstractContextManager:
         if self.precision == "bf16":
