@@ -276,9 +276,8 @@ def main() -> None:
                     ),
                 ],
             )
-            thousand = (
-                random.Random(0).choices(plain, k=1000) if len(plain) < 1000 else plain[:1000]
-            )
+            typed = dict.fromkeys([*plain, *sets["test split, rephrased"]])
+            thousand = random.Random(0).sample(list(typed), min(1000, len(typed)))
             show("Diversity", diversity(adapter, thousand, people))
     if options.eval_prompts:
         by_set = defaultdict(list)

@@ -6,46 +6,23 @@ Exit code 0, or 2 with one sentence on stderr for bad input.
 from __future__ import annotations
 
 import argparse
-import io
 import json
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from . import __version__
+from .command_line import Parser, run, sentence, write_utf8
 from .settings import AdaptSettings, SettingsError, add_flags, given
-
-
-class Parser(argparse.ArgumentParser):
-    """Bad usage is one sentence and exit code 2, without the page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):  # Windows pipes default to a code page
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="replace")
+    write_utf8()
     parser = _parser()
     options = parser.parse_args(arguments)
-    try:
-        options.run(options)
-    except SettingsError as error:
-        print(f"{parser.prog}: {_named(error)}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        print(
-            f'{parser.prog}: {error}; install it with pip install "promptadapt[run]"',
-            file=sys.stderr,
-        )
-        return 2
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return run(parser.prog, lambda: options.run(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,22 +61,16 @@ def _add_models_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models-folder", metavar="FOLDER", help="more policies, one per folder")
 
 
-def _named(error: SettingsError) -> str:
-    """The sentence of an error, with the setting as the user typed it."""
-    typed = "TEXT" if error.name == "user_input" else f"--{error.name.replace('_', '-')}"
-    return f"{typed}: {error.reason}"
-
-
 def _adapt(options: argparse.Namespace) -> None:
     settings = given(AdaptSettings, options)
     AdaptSettings(**settings)  # a bad value is reported before the slow imports
-    user_inputs = [*options.text, *(_lines(options.file) if options.file else [])]
-    if not user_inputs:
+    placed = [("", text) for text in options.text]
+    if options.file is not None:
+        placed += _lines(options.file)
+    if not placed:
         raise SettingsError("user_input", "expected at least one text to adapt, or --file")
-    from . import prompts
-
-    for user_input in user_inputs:
-        prompts.parse(user_input, settings.get("keep", ()))
+    _check(placed, settings.get("keep", ()))
+    user_inputs = [user_input for _, user_input in placed]
     from .adapter import PromptAdapter
 
     adapter = PromptAdapter.load(
@@ -111,6 +82,18 @@ def _adapt(options: argparse.Namespace) -> None:
     for batch in _batches(user_inputs, 64):
         for adaptation in adapter.adapt_all(batch, **settings):
             _print(adaptation, options.json)
+
+
+def _check(placed: list[tuple[str, str]], keep: Sequence[str]) -> None:
+    """Every input is looked at before the first is adapted: a bad one never costs the others."""
+    from . import prompts
+
+    for place, user_input in placed:
+        try:
+            prompts.parse(user_input, keep)
+        except SettingsError as error:
+            name = "file" if place and error.name == "user_input" else error.name
+            raise SettingsError(name, place + error.reason) from None
 
 
 def _print(adaptation, as_json: bool) -> None:
@@ -126,25 +109,30 @@ def _print(adaptation, as_json: bool) -> None:
 def _policies(options: argparse.Namespace) -> None:
     from .policies import find_policies
 
+    if options.models_folder is not None and not os.path.isdir(options.models_folder):
+        raise SettingsError("models_folder", f"there is no folder {options.models_folder}")
     for found in find_policies(options.models_folder):
         if options.json:
             print(json.dumps(found.as_json(), ensure_ascii=False))
         else:
             print(
                 f"{found.name:24} {found.size_bytes / 1e6:8.1f} MB  {found.folder}\n"
-                f"{'':24} {found.description}"
+                f"{'':24} {sentence(found.description)}"
             )
 
 
-def _lines(file: str) -> list[str]:
-    """The non-empty lines of a UTF-8 file."""
+def _lines(file: str) -> list[tuple[str, str]]:
+    """The non-empty lines of a UTF-8 file, each with its place: ("line 3: ", "a cat")."""
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise SettingsError("file", f"{file} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise SettingsError("file", f"{file} is not UTF-8 text") from None
-    lines = [line for line in text.splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError("file", f"{file:.200} cannot be read ({reason})") from None
+    # not splitlines(), which cuts at rarer marks too: U+2028, U+0085, form feeds
+    lines = [(f"line {number}: ", line) for number, line in enumerate(text.split("\n"), 1)]
+    lines = [(place, line) for place, line in lines if line.strip()]
     if not lines:
         raise SettingsError("file", f"{file} holds no text")
     return lines

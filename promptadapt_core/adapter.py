@@ -63,8 +63,14 @@ class _Work:
 
     typed: prompts.ParsedInput
     parsed: prompts.ParsedInput
-    policy_text: str
+    prompt_ids: list[int]
+    forced_ids: list[int]
     rules: AdditionRules
+
+    @property
+    def num_fed(self) -> int:
+        """Tokens that the policy reads before it writes."""
+        return len(self.prompt_ids) + len(self.forced_ids)
 
 
 class PromptAdapter:
@@ -128,7 +134,10 @@ class PromptAdapter:
             parsed = prompts.parse(user_input, settings.keep)
             decision = self._gate(parsed, settings)
             if decision.adapt:
-                works.append((len(adaptations), self._work(parsed, settings)))
+                work = self._work(parsed, settings)
+                decision = self._fits(work)
+            if decision.adapt:
+                works.append((len(adaptations), work))
                 adaptations.append(None)
             else:
                 adaptations.append(self._left_alone(parsed, decision.reason))
@@ -145,6 +154,17 @@ class PromptAdapter:
             return gate.has_room(num_clip_tokens, settings.token_budget)
         return gate.decide(parsed.plain, num_clip_tokens, settings.token_budget)
 
+    def _fits(self, work: _Work) -> gate.GateDecision:
+        """Whether the policy can read it all and has room to write."""
+        context = decoding.context_length(self.policy.decoder)
+        if context is not None and work.num_fed + gate.ROOM_TOKENS > context:
+            reason = (
+                f"it is too long for the policy, which would read {work.num_fed} tokens and "
+                f"write within {context}"
+            )
+            return gate.GateDecision(False, reason)
+        return gate.GateDecision(True, "")
+
     def _work(self, typed: prompts.ParsedInput, settings: AdaptSettings) -> _Work:
         parsed = _asked(typed, settings.keep) if self._continues else typed
         policy_text = modifiers.clean(parsed.plain)
@@ -156,7 +176,10 @@ class PromptAdapter:
             min_modifiers=settings.min_modifiers if short else 0,
             backtracks=settings.mode != "sample",
         )
-        return _Work(typed, parsed, policy_text, rules)
+        policy = self.policy
+        prompt_ids = policy.encode(policy.policy_prompt(policy_text))
+        forced_ids = policy.encode(f" {policy_text},") if self._continues else []
+        return _Work(typed, parsed, prompt_ids, forced_ids, rules)
 
     def _candidates(
         self,
@@ -184,7 +207,7 @@ class PromptAdapter:
         should_stop: Callable[[], bool] | None,
     ) -> list[list[decoding.Completion]]:
         sampled = settings.mode == "sample"
-        wanted = settings.num_candidates * (2 if sampled else 1)
+        wanted = settings.num_candidates
         return decoding.decode(
             self.policy.decoder,
             self.policy.reader,
@@ -202,10 +225,9 @@ class PromptAdapter:
         )
 
     def _request(self, work: _Work, settings: AdaptSettings) -> decoding.DecodingRequest:
-        policy = self.policy
         return decoding.DecodingRequest(
-            prompt_ids=policy.encode(policy.policy_prompt(work.policy_text)),
-            forced_ids=policy.encode(f" {work.policy_text},") if self._continues else [],
+            prompt_ids=work.prompt_ids,
+            forced_ids=work.forced_ids,
             seed=settings.seed,
             allow=work.rules.may_follow if self._continues else None,
         )
@@ -282,7 +304,9 @@ class PromptAdapter:
             if num_clip_tokens <= settings.token_budget:
                 added = _added(work.parsed.plain, rewrite)
                 banned = banned_pattern(settings.ban)
-                if not added or (banned and banned.search(added)):
+                if not added or decoding.UNFINISHED_CHARACTER in added:
+                    return None
+                if banned and (banned.search(added) or banned.search(modifiers.clean(added))):
                     return None
                 return adapted_prompt, added, num_clip_tokens
             rewrite = rewrite.rpartition(",")[0].rstrip(" ,")

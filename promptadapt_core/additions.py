@@ -8,6 +8,7 @@ that pass every rule reach the adapted prompt.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 
 from . import mediums, modifiers, prompts
@@ -85,7 +86,9 @@ class AdditionRules:
         return verdict
 
     def _judge(self, addition: str) -> bool:
-        if self._ban and self._ban.search(modifiers.clean(addition)):
+        if not addition.isprintable() or "\ufffd" in addition:  # bytes that are no character
+            return False
+        if self._ban and any(map(self._ban.search, (addition, modifiers.clean(addition)))):
             return False
         if modifiers.is_explicit(addition) or not modifiers.is_modifier(addition):
             return False
@@ -93,16 +96,17 @@ class AdditionRules:
 
 
 def banned_pattern(ban: Sequence[str]) -> re.Pattern[str] | None:
-    """Finds any banned word or phrase as whole words, whatever its case and spacing."""
+    """Finds any banned word or phrase as whole words, whatever its case and spacing; "_" and "-"
+    are spacing too."""
     phrases = []
     for phrase in ban:
-        words = re.findall(r"\w+", phrase)
+        words = re.findall(r"[^\W_]+", unicodedata.normalize("NFC", phrase))
         if not words:
             raise SettingsError("ban", f"expected a word or phrase, got {phrase!r}")
         phrases.append(r"[\W_]*".join(re.escape(word) for word in words))
     if not phrases:
         return None
-    return re.compile(rf"(?<!\w)(?:{'|'.join(phrases)})(?!\w)", re.IGNORECASE)
+    return re.compile(rf"(?<![^\W_])(?:{'|'.join(phrases)})(?![^\W_])", re.IGNORECASE)
 
 
 def trim_to_budget(

@@ -29,9 +29,9 @@ _REQUEST = re.compile(
     rf")(?:{_PICTURE})?(?=\S)",
     re.IGNORECASE,
 )
-_CLOSING = re.compile(
-    r"(?:[\s,]+(?:please|pls|thanks|thank\s+you))?[\s.!]*[?.!]*\s*\Z", re.IGNORECASE
-)
+# Each looks behind itself first: a long run of marks is read once, not from each of its marks.
+_MARKS_AT_END = re.compile(r"(?<![\s.!?])[\s.!?]+\Z")
+_THANKS_AT_END = re.compile(r"(?<![\s,])[\s,]+(?:please|pls|thanks|thank\s+you)\Z", re.IGNORECASE)
 
 
 def without_asking(user_input: str) -> str:
@@ -40,5 +40,5 @@ def without_asking(user_input: str) -> str:
     found = _REQUEST.match(user_input)
     if not found:
         return user_input
-    asked = _CLOSING.sub("", user_input[found.end() :], count=1)
+    asked = _THANKS_AT_END.sub("", _MARKS_AT_END.sub("", user_input[found.end() :]))
     return asked if re.search(r"\w", asked) else user_input

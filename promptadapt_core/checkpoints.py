@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ MAX_LAYERS = 1000  # a config that asks for more is broken, and would only fill 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a causal language model as a dict."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise SettingsError("policy", f"there is no folder {folder}")
     path = folder / "config.json"
     if not path.is_file():
@@ -74,6 +75,11 @@ def gpt2_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     if width % sizes["n_head"]:
         raise SettingsError(
             "policy", f"config.json: n_embd {width} is no multiple of n_head {sizes['n_head']}"
+        )
+    epsilon = config.get("layer_norm_epsilon", 1e-5)
+    if type(epsilon) not in (int, float) or not 0 <= epsilon < 1:
+        raise SettingsError(
+            "policy", f"config.json: layer_norm_epsilon has to be from 0 to 1, got {epsilon!r}"
         )
     inner = config.get("n_inner") or 4 * width
     layer = {
@@ -115,9 +121,12 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 def _read_bin(path: Path) -> dict[str, torch.Tensor]:
     """A .bin file by weights_only; hosts may have put a stricter torch.load in place."""
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # about a foreign pickle, which is refused anyway
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a broken pickle can raise, and a host's own refusal
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = reason.partition(". ")[0]  # the rest is torch's advice to unpickle it after all
         raise SettingsError("policy", f"{path} is broken or not just weights: {reason}") from None
     if not isinstance(loaded, dict) or not all(
         isinstance(tensor, torch.Tensor) for tensor in loaded.values()

@@ -52,7 +52,9 @@ _RULES = (
         (r"(?<=\w) ?' ?(s|t|re|ve|ll)\b", r"'\1"),
         (rf"\b({_PREFIXES}) ?- (?=\w)|\b({_PREFIXES}) -(?=\w)", r"\1\2-"),
         (rf"(?<=\w) ?- ?({_SUFFIXES})\b", r"-\1"),
-        (r"\s*!+(?:\s*!)*(?=\s*(?:[,.;|]|$))|\s*!(?:\s*!)+", " "),
+        # Two and more, or one at the end of a segment. Linear however many there are.
+        (r"(?<!\s)\s*!((?:\s*!)+)?(?=(\s*(?:[,.;|]|$))?)",
+         lambda found: " " if found[1] or found[2] is not None else found[0]),
         (r"\|(?:\s*\|)+", "|"),
         (r"\.(?:\s*\.)+", "."),
         (r"\s+(?=[,.;:!?)\]](?:\s|$))", ""),

@@ -18,11 +18,18 @@ import torch
 
 from promptadapt_core import forward_any, forward_gpt2
 from promptadapt_core.beams import BeamSearch, RankedTokens
-from promptadapt_core.hypotheses import Completion, DecodingRequest, Writer
+from promptadapt_core.hypotheses import (
+    UNFINISHED_CHARACTER,
+    Completion,
+    DecodingRequest,
+    Writer,
+)
 from promptadapt_core.sampling import Nucleus, SampleSearch
 from promptadapt_core.settings import SettingsError
 
-__all__ = ["Completion", "DecodingRequest", "Stopped", "decode"]
+__all__ = [
+    "UNFINISHED_CHARACTER", "Completion", "DecodingRequest", "Stopped", "context_length", "decode",
+]  # fmt: skip
 
 Search = BeamSearch | SampleSearch
 Scores = RankedTokens | Nucleus
@@ -73,7 +80,7 @@ def decode(
             return Nucleus(logits, temperature, top_p)
         return RankedTokens(logits, 2 * num_beams)
 
-    context = _context_length(policy_model)
+    context = context_length(policy_model)
     for request in requests:
         _check_length(request, context)
     found: list[list[Completion]] = [[] for _ in requests]
@@ -176,7 +183,7 @@ def _forward(model: Any, branching: bool) -> forward_any.AnyForward | forward_gp
     return forward_any.AnyForward(model)
 
 
-def _context_length(model: Any) -> int | None:
+def context_length(model: Any) -> int | None:
     """Most tokens of the model, None where nothing limits them (ALiBi)."""
     for name in ("n_positions", "max_position_embeddings", "n_ctx", "max_seq_len"):
         length = getattr(model.config, name, None)

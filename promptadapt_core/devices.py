@@ -19,7 +19,7 @@ def pick_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).tolist()  # "meta" makes tensors too, yet holds no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = (str(error).strip().splitlines() or ["unknown"])[0][:200]
         raise SettingsError("device", f"{name!r} cannot be used here: {reason}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class Manifest:
         for field in ("name", "template", "start", "description", "licence"):
             if not isinstance(getattr(self, field), str):
                 raise _wrong(f"{field} has to be text, got {getattr(self, field)!r}")
+            if re.search("[\0-\x08\x0b-\x1f\x7f\ud800-\udfff]", getattr(self, field)):
+                raise _wrong(f"{field} holds a control character or half a character")
         if self.template.count("{user_input}") != 1:
             raise _wrong(f"template has to hold {{user_input}} once, got {self.template!r}")
         if self.start not in STARTS:
@@ -58,6 +61,8 @@ def _checked_decoding(decoding: dict[str, Any]) -> dict[str, Any]:
     unknown = sorted(set(map(str, decoding)) - known)
     if unknown:
         raise _wrong(f"decoding has settings that do not exist: {', '.join(unknown)}")
+    if "keep" in decoding:
+        raise _wrong("decoding.keep: a span to keep belongs to a user input, not to a policy")
     try:
         checked = AdaptSettings(**decoding)
     except SettingsError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -46,10 +47,12 @@ def weight_files(folder: Path) -> list[Path]:
 def _shards(folder: Path, index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise SettingsError("policy", f"{index} is not an index of weight files") from None
     for name in names:
-        if Path(name).name != name or not (folder / name).is_file():
+        if not isinstance(name, str):
+            raise SettingsError("policy", f"{index} is not an index of weight files")
+        if Path(name).name != name or not os.path.isfile(folder / name):
             raise SettingsError("policy", f"{folder} lacks the weight file {name}")
     return [folder / name for name in names]
 
@@ -65,7 +68,7 @@ def find_policies(models_folder: str | Path | None = None) -> list[PolicyInfo]:
 
 def _policies_in(root: Path, source: str) -> list[PolicyInfo]:
     found = []
-    for folder in sorted(root.iterdir()) if root.is_dir() else []:
+    for folder in _folders_in(root):
         try:
             if not _is_inside(folder, root) or not (folder / "config.json").is_file():
                 continue
@@ -78,6 +81,13 @@ def _policies_in(root: Path, source: str) -> list[PolicyInfo]:
             description = manifest.description if manifest else ""
             found.append(PolicyInfo(folder.name, folder, description, size, source))
     return found
+
+
+def _folders_in(root: Path) -> list[Path]:
+    try:
+        return sorted(path for path in root.iterdir() if path.is_dir())
+    except (OSError, ValueError):  # not there, not a folder, not ours to read, not a path
+        return []
 
 
 def _is_inside(folder: Path, root: Path) -> bool:
@@ -102,14 +112,14 @@ def resolve_policy(
     roots = [BUNDLED_FOLDER] + ([Path(models_folder)] if models_folder is not None else [])
     if _is_name(wanted):
         for root in roots:
-            if (root / wanted).is_dir():
+            if os.path.isdir(root / wanted):  # unlike Path.is_dir, takes any name
                 if not allow_folders and not _is_inside(root / wanted, root):
                     raise SettingsError("policy", f"{wanted} is a link that leaves {root}")
                 return root / wanted
     elif not allow_folders and not HUB_NAME.fullmatch(wanted):
         raise SettingsError("policy", f"expected the name of a policy, got the path {wanted!r}")
-    folder = Path(wanted).expanduser()
-    if allow_folders and folder.is_dir():
+    folder = Path(os.path.expanduser(wanted))
+    if allow_folders and os.path.isdir(folder):
         return folder
     if HUB_NAME.fullmatch(wanted):
         return _hub_folder(wanted, models_folder, download)
@@ -131,7 +141,7 @@ def download_folder(models_folder: str | Path | None = None) -> Path:
 
 def _hub_folder(name: str, models_folder: str | Path | None, download: bool) -> Path:
     folder = download_folder(models_folder) / name.replace("/", "--")
-    if (folder / "config.json").is_file() and weight_files(folder):
+    if os.path.isfile(folder / "config.json") and weight_files(folder):
         return folder
     if not download:
         raise SettingsError(

@@ -203,7 +203,8 @@ def _end_id(config: dict, backend: tokenizers.Tokenizer, tokenizer: Any) -> int:
     for candidate in candidates:
         if isinstance(candidate, list) and candidate:
             candidate = candidate[0]
-        if type(candidate) is int and backend.id_to_token(candidate) is not None:
+        known = type(candidate) is int and 0 <= candidate < backend.get_vocab_size()
+        if known and backend.id_to_token(candidate) is not None:
             return candidate
     raise SettingsError("policy", "the tokenizer has no end token")
 

@@ -170,6 +170,10 @@ class RunFolder:
         if not out:
             raise SettingsError("out", "expected the folder of the run")
         self.path = Path(out)
+        try:
+            self.path.exists()
+        except OSError as error:  # such as a name that is too long
+            raise SettingsError("out", f"no folder can have this name ({error.strerror})") from None
         if self.path.exists() and not self.path.is_dir():
             raise SettingsError("out", f"{out} is a file, expected a folder")
         if resume and not self.path.is_dir():

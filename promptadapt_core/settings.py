@@ -68,22 +68,32 @@ def _checked(field: dataclasses.Field, kind: Any, value: Any) -> Any:
             return None
         kind = next(part for part in typing.get_args(kind) if part is not type(None))
     if typing.get_origin(kind) is tuple:
-        if isinstance(value, str) or not all(isinstance(item, str) for item in value):
-            raise SettingsError(name, f"expected a list of strings, got {value!r}")
+        listed = isinstance(value, (list, tuple, set, frozenset))
+        if not listed or not all(isinstance(item, str) for item in value):
+            raise SettingsError(name, f"expected a list of strings, got {_shown(value)}")
         return tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**63 else math.inf  # float() refuses some
     if type(value) is not kind:
-        raise SettingsError(name, f"expected {kind.__name__}, got {value!r}")
+        raise SettingsError(name, f"expected {kind.__name__}, got {_shown(value)}")
     if kind is float and not math.isfinite(value):
         raise SettingsError(name, f"expected a finite number, got {value!r}")
     if meta["choices"] and value not in meta["choices"]:
-        raise SettingsError(name, f"expected one of {', '.join(meta['choices'])}, got {value!r}")
+        names = ", ".join(meta["choices"])
+        raise SettingsError(name, f"expected one of {names}, got {_shown(value)}")
     if kind in (int, float):
         low, high = meta["low"], meta["high"]
         if (low is not None and value < low) or (high is not None and value > high):
-            raise SettingsError(name, f"expected {_range_text(low, high)}, got {value}")
+            raise SettingsError(name, f"expected {_range_text(low, high)}, got {_shown(value)}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value as an error may show it."""
+    if isinstance(value, int) and abs(value) >= 10**40:  # Python itself refuses 5,000 digits
+        return "a number of more than 40 digits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _range_text(low: float | None, high: float | None) -> str:
@@ -155,9 +165,7 @@ class AdaptSettings(Settings):
     seed: int = setting(
         0, "the same input, seed and policy give the same text", low=0, high=MAX_SEED
     )
-    max_new_tokens: int = setting(
-        75, "longest addition, in tokens of the policy", low=1, high=512
-    )
+    max_new_tokens: int = setting(75, "longest addition, in tokens of the policy", low=1, high=512)
     token_budget: int = setting(
         75,
         "longest adapted prompt in tokens of the image model's CLIP text encoder; "
@@ -190,13 +198,22 @@ class AdaptSettings(Settings):
         3, "a short plain input gains at least this many modifiers", low=0, high=20
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for phrase in self.ban:
+            if not any(character.isalnum() for character in phrase):
+                raise SettingsError("ban", f"expected a word or phrase, got {_shown(phrase)}")
+
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings(Settings):
     """How engineered prompts become training pairs."""
 
-    prompts: str = setting("", "engineered prompts: .jsonl or .jsonl.gz with a field `prompt`, or "
-                           ".txt with one a line", metavar="FILE")
+    prompts: str = setting(
+        "",
+        "engineered prompts: .jsonl or .jsonl.gz with a field `prompt`, or .txt with one a line",
+        metavar="FILE",
+    )
     out: str = setting("pairs.jsonl", "where the pairs go; the report goes beside", metavar="FILE")
     exclude_source: tuple[str, ...] = setting(
         (), "leave out rows all of whose sources begin with this; may be repeated", metavar="PREFIX"
@@ -233,13 +250,15 @@ class SftSettings(Settings):
 
     pairs: str = setting("", "pairs made by promptadapt_core.data build", metavar="FILE")
     base: str = setting(
-        "scratch", "scratch, a folder with a causal language model, or its hub name",
+        "scratch",
+        "scratch, a folder with a causal language model, or its hub name",
         metavar="scratch|FOLDER|NAME",
     )
     out: str = setting("", "run folder: config.json, metrics.jsonl, checkpoints", metavar="FOLDER")
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps", metavar="DEVICE")
     precision: str = setting(
-        "auto", "arithmetic of the matrix products; auto is bf16 where it is faster",
+        "auto",
+        "arithmetic of the matrix products; auto is bf16 where it is faster",
         choices=("auto", "fp32", "bf16"),
     )
     seed: int = setting(0, "of the weights and the order of the pairs", low=0, high=MAX_SEED)
@@ -253,12 +272,14 @@ class SftSettings(Settings):
         low=0.0,
         high=1.0,
     )
-    max_length: int = setting(160, "longest pair in tokens; a longer one is left out", low=8,
-                              high=8192)
+    max_length: int = setting(
+        160, "longest pair in tokens; a longer one is left out", low=8, high=8192
+    )
     lr: float = setting(1e-3, "peak learning rate; 5e-5 suits a pretrained base", low=0.0, high=1.0)
     warmup_share: float = setting(0.03, "share of the steps that warm up", low=0.0, high=1.0)
-    final_lr_share: float = setting(0.05, "share of lr left at the end of the cosine", low=0.0,
-                                    high=1.0)
+    final_lr_share: float = setting(
+        0.05, "share of lr left at the end of the cosine", low=0.0, high=1.0
+    )
     weight_decay: float = setting(0.1, "of AdamW, on matrices only", low=0.0, high=1.0)
     adam_beta2: float = setting(0.98, "second-moment decay of AdamW", low=0.0, high=0.9999)
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", low=0.0, high=1000.0)
@@ -269,12 +290,14 @@ class SftSettings(Settings):
     max_valid_pairs: int = setting(
         2000, "validate on at most this many pairs, always the same; 0 takes all", low=0
     )
-    patience: int = setting(0, "stop after this many validations without a better one; 0 never",
-                            low=0)
+    patience: int = setting(
+        0, "stop after this many validations without a better one; 0 never", low=0
+    )
     resume: bool = setting(False, "go on with the run in the folder")
     tensorboard: bool = setting(True, "write no TensorBoard files, even if it is installed")
-    lora_rank: int = setting(0, "train LoRA matrices of this rank on the base; 0 trains all",
-                             low=0, high=1024)
+    lora_rank: int = setting(
+        0, "train LoRA matrices of this rank on the base; 0 trains all", low=0, high=1024
+    )
     vocab_size: int = setting(5120, "of a tokenizer from scratch", low=300, high=100_000)
     hidden_size: int = setting(256, "of a policy from scratch", low=8, high=8192)
     num_layers: int = setting(8, "of a policy from scratch", low=1, high=128)

@@ -72,7 +72,10 @@ def read_backend(folder: Path) -> tokenizers.Tokenizer:
     )
     try:
         if single.is_file():
-            return tokenizers.Tokenizer.from_file(str(single))
+            backend = tokenizers.Tokenizer.from_file(str(single))
+            backend.no_truncation()  # both belong to the training that the file comes from
+            backend.no_padding()
+            return backend
         if vocab.is_file() and merges.is_file():
             backend = _byte_level(tokenizers.models.BPE.from_file(str(vocab), str(merges)))
             if backend.token_to_id(END_TOKEN) is not None:

@@ -101,3 +101,16 @@ def test_a_photo_is_not_called_a_painting():
     written = ["digital painting", "golden hour", "artstation", "bokeh"]
     assert rules.accepted(written) == ["golden hour", "bokeh"]
     assert not rules.may_follow(" golden hour, digital painting", ",")
+
+
+def test_a_ban_reads_underscores_and_hyphens_as_spaces():
+    pattern = banned_pattern(["concept_art", "u\u0308ber-real"])
+    for text in ("concept art", "Concept-Art", "\u00fcber real", "concept_art_1"):
+        assert pattern.search(text)
+    with pytest.raises(SettingsError, match="ban: expected a word or phrase"):
+        banned_pattern(["_"])
+
+
+@pytest.mark.parametrize("addition", ["\ufffd sharp focus", "sharp\x1b focus", "8k\u202e"])
+def test_broken_and_invisible_characters_are_not_added(addition):
+    assert AdditionRules("a cat").accepted([addition, "oil painting"]) == ["oil painting"]

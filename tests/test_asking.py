@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from promptadapt_core.asking import without_asking
@@ -41,3 +43,12 @@ def test_the_asking_goes(user_input, asked):
 )
 def test_everything_else_stays(user_input):
     assert without_asking(user_input) == user_input
+
+
+def test_a_long_run_of_marks_is_read_fast():
+    for mark in ("!", ". ", ", ", "?", "! "):
+        request = "can you draw a cat" + mark * 5000
+        started = time.perf_counter()
+        without_asking(request)
+        without_asking(request + "x")
+        assert time.perf_counter() - started < 2.0  # it took minutes

@@ -141,6 +141,8 @@ def test_bad_settings(tmp_path):
     out = str(tmp_path / "o.jsonl")
     assert failure(prompts=file, out=str(tmp_path / "no" / "o.jsonl"))[0] == "out"
     assert failure(prompts=file, out=str(tmp_path))[0] == "out"
+    assert failure(prompts=file, out="x" * 5000)[0] == "out"
+    assert failure(prompts=file, out=os.devnull)[0] == "out"  # it would be replaced by a file
     assert failure(prompts=file, out=file) == ("out", "the pairs would overwrite the prompts")
     assert failure(prompts=file, out=out, kinds="all")[0] == "kinds"
     assert failure(prompts=file, out=out, valid_share=0.5, test_share=0.5)[0] == "valid_share"
@@ -160,13 +162,17 @@ def test_command_line(tmp_path, capsys):
     assert message.count("\n") == 1
     assert "--prompts" in message
     assert "missing" in message
+    assert main(["build", "--prompts", "no\nfile", "--out", str(out)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
     assert main(["build", "--prompts", str(file), "--seed", "-1"]) == 2
     assert "--seed: expected" in capsys.readouterr().err
     assert main(["lexicon", "--prompts", str(tmp_path / "missing"), "--out", str(out)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    with pytest.raises(SystemExit) as caught:
-        main(["build", "--no-such-flag"])
-    assert caught.value.code == 2
+    for command in ("build", "lexicon"):
+        with pytest.raises(SystemExit) as caught:
+            main([command, "--no-such-flag"])
+        assert caught.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_importing_data_loads_no_torch():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from promptadapt_core.settings import SettingsError
@@ -40,7 +42,7 @@ def test_an_answer_does_not_depend_on_the_batch(folder, untouched_generators):
     assert together == rephraser.answers(mains, 3)
     alone = rephraser.answers(mains[:1], 3)[0]
     assert alone
-    assert together[0].startswith(alone)
+    assert together[0] == alone
     assert rephraser.answers(mains, 4) != together
     rephraser.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}|{% endfor %}"
     assert rephraser.question("a cat").endswith("|a cat|")
@@ -50,6 +52,14 @@ def test_a_folder_without_a_model_is_named(tmp_path):
     for place in (tmp_path, tmp_path / "missing"):
         with pytest.raises(SettingsError, match="rephraser"):
             instruction.Rephraser(str(place))
+
+
+def test_a_broken_model_is_named(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(SettingsError, match="rephraser"):
+        instruction.Rephraser(str(tmp_path / "cut"))
 
 
 def test_draw_takes_the_likely_tokens_in_order():
@@ -63,4 +73,6 @@ def test_what_is_acceptable():
     assert not instruction.acceptable("a cat on a roof", "")
     assert not instruction.acceptable("a cat on a roof", "a dog on a floor")
     assert not instruction.acceptable("a cat on a roof", "a cat on a roof " + "very " * 6)
+    assert not instruction.acceptable("a cat on a roof", "a roof with a cat, seen at night")
+    assert not instruction.acceptable("the heavenly monarch ehther", "a heavenly monarch, desert")
     assert instruction.first_line('\nNew: "A red cat."\nI hope this helps') == "A red cat"

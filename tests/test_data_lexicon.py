@@ -9,6 +9,7 @@ import json
 import pytest
 
 from promptadapt_core.data import lexicon
+from promptadapt_core.settings import SettingsError
 
 SUBJECTS = ("a cat on a roof", "an old man", "two dogs in a garden", "a ship at sea", "a red house")
 STYLES = ("sharp focus", "highly detailed", "soft lighting", "8 k")
@@ -71,3 +72,11 @@ def test_command_reads_training_rows_of_clear_sources(tmp_path, capsys) -> None:
     assert lexicon.main(arguments) == 0
     assert out.exists()
     assert "4 prompts" not in capsys.readouterr().out
+
+
+def test_a_bad_file_of_keywords_is_named(tmp_path) -> None:
+    for number, text in enumerate(("keyword,count\nsharp focus\n", "keyword,count\n8k,many\n")):
+        path = tmp_path / f"{number}.csv"
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(SettingsError, match="keywords: "):
+            lexicon.read_keywords([path])

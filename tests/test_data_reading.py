@@ -65,4 +65,7 @@ def test_bad_files_are_named(tmp_path):
     assert "line 1 is not a JSON object" in reason(put("d.jsonl", b"[]\n"))
     assert "not UTF-8" in reason(put("e.jsonl", b'{"prompt": "\xff"}\n'))
     assert "split 'dev'" in reason(put("f.jsonl", b'{"prompt": "x", "split": "dev"}\n'))
+    assert "half a character" in reason(put("h.jsonl", b'{"prompt": "a \\ud800 cat"}\n'))
+    assert "half a character" in reason(put("i.jsonl", b'{"prompt": "x", "id": "\\ud800"}\n'))
+    assert "is not a file" in reason("x" * 5000)
     assert "`source`" in reason(put("g.jsonl", b'{"prompt": "x", "source": 3}\n'))

@@ -35,6 +35,7 @@ def test_a_typed_prompt_becomes_main_content_and_modifiers():
         ("a cat, 8k", ("minor",), "flagged minor"),
         ("a cat, 8k", ("syntax",), "flagged syntax"),
         ("   ", (), "empty"),
+        ("by " * 10_000, (), "too long"),
         ("!!!, ???", (), "no main content"),
         ("cat cat cat cat cat, 8k, artstation", (), "repeats itself"),
         (" ".join(f"word{number}" for number in range(40)), (), "main content too long"),

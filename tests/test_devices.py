@@ -10,7 +10,7 @@ def test_names():
     assert pick_device("auto").type in ("cpu", "cuda", "mps")
 
 
-@pytest.mark.parametrize("name", ["warp9", "cuda:99", "", "cpu:x"])
+@pytest.mark.parametrize("name", ["warp9", "meta", "cuda:99", "", "cpu:x"])
 def test_a_device_that_is_not_there_is_named(name):
     with pytest.raises(SettingsError, match="device: ") as caught:
         pick_device(name)

@@ -13,6 +13,7 @@ CORE = Path(__file__).resolve().parents[1] / "promptadapt_core"
 # A module imports only those before it. A package (data, train) is one layer.
 ORDER = [
     "settings",
+    "command_line",
     "syntax",
     "restoration",
     "prompts",

@@ -123,3 +123,85 @@ def test_a_pipe_of_another_code_page_gets_utf8():
         check=True,
     )
     assert done.stdout.decode("utf-8").startswith("猫 🐈 on a roof, ")
+
+
+def test_a_bad_line_of_a_file_is_named_before_anything_is_adapted(capsys, tmp_path):
+    file = tmp_path / "inputs.txt"
+    for line, sentence in [("a\0dog", "expected text, got a NUL"), ("x" * 20_001, "expected at")]:
+        file.write_text(f"a cat\n\n{line}\n", encoding="utf-8")
+        code, out, err = run(capsys, "adapt", "--file", str(file))
+        assert (code, out) == (2, "")
+        assert err.startswith(f"promptadapt: --file: line 3: {sentence}")
+    file.write_text("a cat\na dog\n", encoding="utf-8")
+    code, _, err = run(capsys, "adapt", "--file", str(file), "--keep", "cat")
+    assert (code, err.startswith("promptadapt: --keep: line 2: ")) == (2, True)
+
+
+def test_a_line_ends_at_a_newline_only(capsys, tmp_path):
+    file = tmp_path / "inputs.txt"
+    file.write_bytes("\ufeffa cat\u2028at night\r\na\x85dog\x0c\r\n".encode())
+    code, out, _ = run(capsys, "adapt", "--file", str(file), "--json")
+    assert code == 0
+    rows = [json.loads(line) for line in out.split("\n") if line]
+    assert [row["user_input"] for row in rows] == ["a cat\u2028at night", "a\x85dog\x0c"]
+
+
+def test_a_line_too_long_for_the_policy_does_not_cost_the_others(capsys, tmp_path):
+    file = tmp_path / "inputs.txt"
+    long = " ".join(f"tree{number}" for number in range(200))
+    file.write_text(f"a cat\n{long}\na dog\n", encoding="utf-8")
+    code, out, _ = run(capsys, "adapt", "--file", str(file), "--json", "--token-budget", "750")
+    assert code == 0
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["gate"][:35] for row in rows] == [
+        "adapted", "left alone: it is too long for the ", "adapted",
+    ]  # fmt: skip
+    assert rows[1]["candidates"][0]["adapted_prompt"] == long
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["adapt", "a cat", "--file", ""],
+        ["adapt", "--file", "a\0b"],
+        ["adapt", "--file", "x" * 5000],
+        ["adapt", "a cat", "--policy", "x" * 5000],
+        ["adapt", "a cat", "--policy", "~nobody-of-this-name/policy"],
+        ["adapt", "a cat", "--ban", "_"],
+        ["policies", "--models-folder", "x" * 5000],
+    ],
+)
+def test_odd_paths_and_words_are_one_short_sentence(capsys, arguments):
+    code, out, err = run(capsys, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"promptadapt: {arguments[-2]}: ")
+    assert len(err) < 500
+
+
+def test_usage_errors_stay_on_one_short_line(capsys):
+    for arguments in (["adapt", "a", "--bad\nflag"], ["adapt", "a", "--seed", "9" * 5000]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert len(err) < 500
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe breaks otherwise there")
+def test_a_reader_that_leaves_is_no_error():
+    command = [sys.executable, "-m", "promptadapt_core", "policies", "--json"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_one_sentence():
+    command = [sys.executable, "-m", "promptadapt_core", "policies"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"promptadapt: [Errno 28]")
+    assert done.stderr.count(b"\n") == 1

@@ -194,3 +194,17 @@ def test_trim_agrees_with_people(shared) -> None:
         overlaps.append(len(ours & theirs) / len(ours | theirs))
     assert len(overlaps) == 60
     assert sum(overlaps) / len(overlaps) >= 0.87
+
+
+@pytest.mark.parametrize(
+    ("typed", "cleaned"),
+    [("a cat!!! b", "a cat b"), ("wow! a cat", "wow! a cat"), ("a cat ! , b", "a cat, b")],
+)
+def test_clean_takes_exclamation_marks(typed: str, cleaned: str) -> None:
+    assert modifiers.clean(typed) == cleaned
+
+
+def test_clean_takes_long_runs_of_exclamation_marks_fast() -> None:
+    started = time.perf_counter()
+    modifiers.clean("!" * 19_000 + "x")
+    assert time.perf_counter() - started < 2.0  # it took minutes

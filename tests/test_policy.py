@@ -410,6 +410,15 @@ BAD = {
     "name": (lambda f: edit(f / MANIFEST_NAME, name=3), "name has to be text"),
     "decoding": (lambda f: edit(f / MANIFEST_NAME, decoding=[1]), "decoding has to be an object"),
     "decoding key": (lambda f: edit(f / MANIFEST_NAME, decoding={"beams": 3}), "beams"),
+    "text with half a character": (
+        lambda f: edit(f / MANIFEST_NAME, template="\ud800{user_input}"),
+        "template holds a control character or half a character",
+    ),
+    "text with an escape": (lambda f: edit(f / MANIFEST_NAME, name="\x1b[31m"), "name holds a con"),
+    "span to keep": (lambda f: edit(f / MANIFEST_NAME, decoding={"keep": ["x"]}), "decoding.keep"),
+    "no words to ban": (lambda f: edit(f / MANIFEST_NAME, decoding={"ban": ["!"]}), "decoding.ban"),
+    "decoding no list": (lambda f: edit(f / MANIFEST_NAME, decoding={"ban": 5}), "decoding.ban"),
+    "epsilon": (lambda f: edit(f / "config.json", layer_norm_epsilon="x"), "layer_norm_epsilon"),
     "decoding value": (lambda f: edit(f / MANIFEST_NAME, decoding={"num_beams": 0}), "num_beams"),
 }
 
@@ -597,3 +606,26 @@ def test_offline_is_one_clear_sentence(tmp_path: Path, monkeypatch: pytest.Monke
 def test_manifest_of_a_folder_without_one(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) is None
     assert dataclasses.asdict(Manifest())["start"] == "user_input"
+
+
+def test_a_tokenizer_files_truncation_and_padding_are_left_off(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    ids = Policy.load(folder).encode("a cat on a roof")
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    fields["truncation"] = {
+        "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0,
+    }  # fmt: skip
+    fields["padding"] = {
+        "strategy": {"Fixed": 20}, "direction": "Right", "pad_to_multiple_of": None,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>",
+    }  # fmt: skip
+    path.write_text(json.dumps(fields), encoding="utf-8")
+    assert Policy.load(folder).encode("a cat on a roof") == ids
+
+
+@pytest.mark.parametrize("content", ['{"weight_map": {"a": 1}}', "[" * 100_000])
+def test_a_hostile_index_of_weights_is_one_sentence(folder: Path, content: str) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(content, encoding="utf-8")
+    with pytest.raises(SettingsError, match="is not an index of weight files"):
+        Policy.load(folder)

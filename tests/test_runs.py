@@ -183,3 +183,8 @@ def test_files_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(OSError, match="broken"):
         runs.write_text(tmp_path / "f", "two\n")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"one\n"]
+
+
+def test_a_name_that_no_folder_can_have_is_refused() -> None:
+    with pytest.raises(SettingsError, match="out: "):
+        runs.RunFolder("x" * 5000, resume=False)

@@ -39,6 +39,10 @@ def test_every_setting_has_help_and_a_default_in_its_range(table):
         ("temperature", float("nan"), "temperature: expected a finite number, got nan"),
         ("seed", MAX_SEED + 1, None),
         ("ban", "word", "ban: expected a list of strings, got 'word'"),
+        ("ban", 5, "ban: expected a list of strings, got 5"),
+        ("ban", ("!!",), "ban: expected a word or phrase, got '!!'"),
+        ("temperature", 10**400, "temperature: expected a finite number, got inf"),
+        pytest.param("seed", 10**5000, None, id="seed of 5001 digits"),
         ("gate", 1, "gate: expected bool, got 1"),
     ],
 )

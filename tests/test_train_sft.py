@@ -184,9 +184,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 
 @pytest.mark.parametrize("lora_rank", [0, 2])
-def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
-    pairs: Path, lora_rank: int
-) -> None:
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(pairs: Path, lora_rank: int) -> None:
     changes: dict[str, Any] = {}
     if lora_rank:
         pytest.importorskip("peft")
@@ -291,9 +289,7 @@ def test_a_run_stops_when_validation_no_longer_gets_better(
     pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = iter([3.0, 2.0, 2.5, 2.1, 1.0])
-    monkeypatch.setattr(
-        sft, "validation_metrics", lambda *given: {"valid/loss": next(values)}
-    )
+    monkeypatch.setattr(sft, "validation_metrics", lambda *given: {"valid/loss": next(values)})
     settings = tiny(pairs, patience=2, validate_every=1)
     result = sft.train_sft(settings)
     assert (result.status, result.step, result.best_loss) == ("patience", 4, 2.0)
@@ -432,3 +428,17 @@ def test_tensorboard_files_are_written_where_it_is_installed(pairs: Path) -> Non
     settings = tiny(pairs, tensorboard=True, num_epochs=0.5)
     sft.train_sft(settings)
     assert list((Path(settings.out) / "tensorboard").glob("events*"))
+
+
+def test_bad_input_leaves_no_run_behind(pairs: Path) -> None:
+    """The same folder can be used once the mistake is mended."""
+    for changes in ({"hidden_size": 15}, {"max_length": 8}, {"base": str(pairs)}):
+        with pytest.raises(SettingsError):
+            sft.train_sft(tiny(pairs, **changes))
+        assert not list((pairs.parent / "run").iterdir())
+    assert sft.train_sft(tiny(pairs, num_epochs=0.25)).status == "done"
+
+
+def test_a_device_without_numbers_is_refused(pairs: Path) -> None:
+    with pytest.raises(SettingsError, match="device: "):
+        sft.train_sft(tiny(pairs, device="meta"))

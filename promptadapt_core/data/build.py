@@ -58,10 +58,13 @@ def build(settings: DataSettings) -> dict[str, Any]:
 def checked_out(settings: DataSettings) -> Path:
     """The path of the pairs, before any work is done for nothing."""
     out = Path(settings.out)
-    if not settings.out or out.is_dir():
-        raise SettingsError("out", f"expected a file name, got {settings.out!r}")
-    if not out.parent.is_dir():
-        raise SettingsError("out", f"the folder {out.parent} does not exist")
+    try:
+        if not settings.out or (out.exists() and not out.is_file()):  # a folder or a device
+            raise SettingsError("out", f"expected a file name, got {settings.out!r}")
+        if not out.parent.is_dir():
+            raise SettingsError("out", f"the folder {out.parent} does not exist")
+    except OSError as error:
+        raise SettingsError("out", f"no file can have this name ({error.strerror})") from None
     if settings.prompts and out.resolve() == Path(settings.prompts).resolve():
         raise SettingsError("out", "the pairs would overwrite the prompts")
     if settings.valid_share + settings.test_share >= 1.0:

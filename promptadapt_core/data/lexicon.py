@@ -26,7 +26,9 @@ from pathlib import Path
 
 from promptadapt_core.artists import name_of, split_names
 from promptadapt_core.cleaning import clean, normal, split_modifiers
+from promptadapt_core.data.reading import read_rows
 from promptadapt_core.modifiers import features, main_run, score_of, unknown
+from promptadapt_core.settings import SettingsError
 
 MIN_FEATURE_COUNT = 6
 FREQUENT_KEYWORD = 60  # how often a keyword counts as a sure modifier at the start
@@ -63,7 +65,21 @@ FAMOUS = (
     "craig mullins, simon stalenhag, stalenhag, ruan jia, yoji shinkawa, makoto shinkai, "
     "yoshitaka amano, ayami kojima, peter mohrbacher, alex grey, android "
     "jones, kaws, ridley scott, "
-    "david lynch, tarkovsky, christopher nolan, denis villeneuve, roger deakins, zaha hadid, gaudi"
+    "david lynch, tarkovsky, christopher nolan, denis villeneuve, roger deakins, zaha hadid, "
+    "gaudi, "
+    "frank stella, tintoretto, kupka, frantisek kupka, hiroshi yoshida, iris van herpen, royo, "
+    "luis royo, cronenberg, david cronenberg, kubrick, max fleischer, tom lovell, keith parkinson, "
+    "wayne reynolds, dan dos santos, michael garmash, rob rey, jeremy lipkin, stephen bliss, "
+    "diego fazio, takashi takeuchi, katsuhiro, katsura masakazu, masakazu katsura, jurgens, "
+    "dan jurgens, michael whelan, whelan, whealan, bussiere, gaston bussiere, mohrbacher, "
+    "zabrocki, zeronis, ozabu, karlkka, mcbess, vofan, lau, stanley lau, hayao, william adolphe, "
+    "william-adolphe bouguereau, alex malveda, faberge, lovecraft, h. p. lovecraft, ratfink, "
+    "marc chagall, paul cezanne, henri matisse, edgar degas, auguste renoir, edouard manet, "
+    "john constable, winslow homer, georgia o'keeffe, egon schiele, otto dix, francis bacon, "
+    "lucian freud, david hockney, gerhard richter, damien hirst, takashi murakami, yayoi kusama, "
+    "n. c. wyeth, andrew wyeth, maxfield parrish, arthur rackham, edmund dulac, kay nielsen, "
+    "brian froud, alan lee, john howe, ted nasmith, boris vallejo, julie bell, frank miller, "
+    "mike mignola, jack kirby, steve ditko, jim lee, alan moore, al feldstein, alphonse mucha"
 )
 
 
@@ -286,30 +302,33 @@ def read_prompts(path: str | Path, exclude_source: Sequence[str] = ()) -> list[s
 
     A row all of whose sources begin with one of `exclude_source` is left out.
     """
-    opener = gzip.open if str(path).endswith(".gz") else open
-    prompts = []
-    with opener(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            sources = row.get("source") or [""]
-            clear = not all(source.startswith(tuple(exclude_source)) for source in sources)
-            if row.get("split", "train") == "train" and (clear or not exclude_source):
-                prompts.append(row["prompt"])
-    return prompts
+    return [
+        row.engineered_prompt
+        for row in read_rows(str(path))
+        if row.split in (None, "train") and not row.comes_only_from(tuple(exclude_source))
+    ]
 
 
 def read_keywords(paths: Iterable[str | Path]) -> dict[str, int]:
     """Keyword counts of .csv files (a header, then keyword and count), the largest of each."""
     keywords: dict[str, int] = {}
     for path in paths:
-        with open(path, newline="", encoding="utf-8") as file:
-            for row in list(csv.reader(file))[1:]:
-                keywords[row[0]] = max(keywords.get(row[0], 0), int(row[1]))
+        try:
+            with open(path, newline="", encoding="utf-8-sig") as file:
+                for row in list(csv.reader(file))[1:]:
+                    if row:
+                        keywords[row[0]] = max(keywords.get(row[0], 0), int(row[1]))
+        except (IndexError, ValueError, csv.Error):
+            raise SettingsError("keywords", f"{path} is no .csv of keyword, count") from None
     return keywords
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(
+    arguments: Sequence[str] | None = None, parser: argparse.ArgumentParser | None = None
+) -> int:
+    """Learn and write; `parser` gets the flags."""
+    parser = parser or argparse.ArgumentParser()
+    parser.description = __doc__.splitlines()[0]
     parser.add_argument("--prompts", required=True, help=".jsonl or .jsonl.gz, field `prompt`")
     parser.add_argument("--keywords", action="append", default=[], help=".csv: keyword, count")
     parser.add_argument("--exclude-source", action="append", default=[], metavar="PREFIX")

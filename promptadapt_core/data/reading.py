@@ -43,7 +43,7 @@ def read_rows(file: str, limit: int = 0) -> Iterator[Row]:
     path = Path(file)
     if not file:
         raise SettingsError("prompts", "expected a file of engineered prompts")
-    if not path.is_file():
+    if not is_file(path):
         raise SettingsError("prompts", f"{file} is not a file")
     as_text = path.name.removesuffix(".gz").endswith(".txt")
     num_rows = 0
@@ -66,6 +66,14 @@ def read_rows(file: str, limit: int = 0) -> Iterator[Row]:
         raise SettingsError("prompts", f"{file} cannot be read ({error.strerror})") from None
     if num_rows == 0:
         raise SettingsError("prompts", f"{file} holds no prompts")
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False for a name that the system does not take."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _open_text(path: Path) -> io.TextIOBase:
@@ -94,7 +102,7 @@ def _json_row(line: str, place: str) -> Row:
     split = fields.get("split")
     if split is not None and split not in SPLITS:
         raise SettingsError("prompts", f"{place} has split {split!r}, expected train, valid, test")
-    return Row(
+    row = Row(
         id=str(fields.get("id") or text_id(text)),
         engineered_prompt=text,
         sources=_strings(fields.get("source"), "source", place),
@@ -102,6 +110,11 @@ def _json_row(line: str, place: str) -> Row:
         split=split,
         cluster=str(fields["cluster"]) if fields.get("cluster") else None,
     )
+    try:
+        "".join((row.id, text, row.cluster or "", *row.sources)).encode()
+    except UnicodeEncodeError:
+        raise SettingsError("prompts", f"{place} holds half a character (a surrogate)") from None
+    return row
 
 
 def _strings(value: Any, name: str, place: str) -> tuple[str, ...]:

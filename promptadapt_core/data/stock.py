@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from ..modifiers import normal
 
 
-def rows_to_keep(ids: Sequence[str], lists: Sequence[Sequence[str]], limit: int, seed: int) -> set[int]:
+def rows_to_keep(
+    ids: Sequence[str], lists: Sequence[Sequence[str]], limit: int, seed: int
+) -> set[int]:
     """The indices of the rows to keep so that no two neighbouring modifiers stand together in more
     than `limit` rows.
 

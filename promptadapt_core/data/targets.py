@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from .. import modifiers
+from ..settings import MAX_INPUT_CHARACTERS
 from .reading import Row
 
 MAX_MAIN_WORDS = 25
@@ -75,6 +76,8 @@ def _unwanted(row: Row) -> str:
         return "flagged syntax"
     if not row.engineered_prompt.strip():
         return "empty"
+    if len(row.engineered_prompt) > MAX_INPUT_CHARACTERS:
+        return "too long"
     if modifiers.is_explicit(row.engineered_prompt):
         return "explicit"
     return ""

@@ -8,21 +8,13 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import io
 import math
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
 
-from ..settings import SettingsError, SftSettings, add_flags, flag, given
-
-
-class Parser(argparse.ArgumentParser):
-    """Bad usage is one sentence and exit code 2, without the page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+from ..command_line import Parser, run, write_utf8
+from ..settings import SftSettings, add_flags, given
 
 
 class Interrupt:
@@ -40,28 +32,14 @@ class Interrupt:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one trainer; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):  # Windows pipes default to a code page
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="replace")
+    write_utf8()
     parser = Parser(prog="promptadapt_core.train", description="Train policies.")
     trainers = parser.add_subparsers(title="trainers", required=True, metavar="TRAINER")
     sft = trainers.add_parser("sft", help="supervised fine-tuning on pairs")
     add_flags(sft, SftSettings)
     sft.set_defaults(run=_sft)
     options = parser.parse_args(arguments)
-    try:
-        return options.run(options)
-    except SettingsError as error:
-        print(f"{parser.prog}: {flag(error.name)}: {error.reason}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        print(f'{parser.prog}: {error}; install it with pip install "promptadapt[train]"',
-              file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: broken off; --resume goes on after the last saved state",
-              file=sys.stderr)
-        return 130
+    return run(parser.prog, lambda: options.run(options), extra="train")
 
 
 def keep_freed_memory() -> None:
@@ -92,8 +70,11 @@ def _sft(options: argparse.Namespace) -> int:
     finally:
         signal.signal(signal.SIGINT, previous)
     if result.status == "stopped":
-        print(f"stopped after step {result.step} of {result.num_steps} and saved; the same command "
-              "with --resume goes on", file=sys.stderr)
+        print(
+            f"stopped after step {result.step} of {result.num_steps} and saved; the same command "
+            "with --resume goes on",
+            file=sys.stderr,
+        )
         return 130
     why = {"done": "done", "patience": "stopped early, validation no longer gets better"}
     loss = result.best_loss

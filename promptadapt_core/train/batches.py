@@ -178,9 +178,7 @@ def collate(
     return Batch(ids, real.long(), completion, weights, list(rows), int(lengths.sum()))
 
 
-def epoch_order(
-    lengths: Sequence[int], batch_size: int, seed: int, epoch: int
-) -> list[list[int]]:
+def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """Which sequences make up each batch of one epoch: every one once, lengths alike.
 
     The order depends on (lengths, batch_size, seed, epoch) alone. Shuffled, sorted by length

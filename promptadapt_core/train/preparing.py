@@ -12,6 +12,7 @@ import torch
 
 from .. import __version__, runs
 from ..checkpoints import file_identity
+from ..devices import pick_device
 from ..policies import weight_files
 from ..settings import SettingsError, SftSettings, flag
 from .bases import SCRATCH, Trainee, make_trainee
@@ -40,7 +41,7 @@ def prepare(settings: SftSettings, report: runs.Reporter) -> Prepared:
     SettingsError for bad input, before anything is written; and for a run to resume that was
     started with other settings, data or base.
     """
-    device = choose_device(settings.device)
+    device = pick_device(settings.device)
     precision = choose_precision(settings.precision, device)
     pairs = read_pairs(settings.pairs)
     splits = {
@@ -49,10 +50,13 @@ def prepare(settings: SftSettings, report: runs.Reporter) -> Prepared:
     if not splits["train"]:
         raise SettingsError("pairs", f'{settings.pairs} has no rows with "split": "train"')
     run_folder = runs.RunFolder(settings.out, settings.resume)
-    begun = _open_config(run_folder, settings, device, precision, report)
+    config = _config(settings, device, precision)
+    begun = _begun(run_folder, settings, config, report)
     texts = (text for pair in splits["train"] for text in (pair.user_input, pair.target))
     trainee = make_trainee(settings, texts, device, begun)
     train, valid = _sequences(splits, trainee, settings, report)
+    if run_folder.config() is None:
+        run_folder.write_config(config)
     if begun is None:
         run_folder.save_folder("last", lambda folder: trainee.export(folder, torch.float32))
     num_tokens = sum(len(pair.ids) for pair in train)
@@ -70,20 +74,6 @@ def prepare(settings: SftSettings, report: runs.Reporter) -> Prepared:
     return Prepared(settings, run_folder, trainee, train, valid, device, precision)
 
 
-def choose_device(name: str) -> torch.device:
-    """The torch device of a setting; SettingsError("device", ...) when it is not here."""
-    if name == "auto":
-        name = "mps" if torch.backends.mps.is_available() else "cpu"
-        name = "cuda" if torch.cuda.is_available() else name
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SettingsError("device", f"{name!r} cannot be used: {reason}") from None
-    return device
-
-
 def choose_precision(name: str, device: torch.device) -> str:
     """ "fp32" or "bf16". auto takes bf16 where the processor multiplies it natively: elsewhere it
     is slower. Weights, gradients and the optimizer are float32 in both."""
@@ -98,15 +88,8 @@ def choose_precision(name: str, device: torch.device) -> str:
     return "fp32"
 
 
-def _open_config(
-    run_folder: runs.RunFolder,
-    settings: SftSettings,
-    device: torch.device,
-    precision: str,
-    report: runs.Reporter,
-) -> Path | None:
-    """Write config.json of a new run, or compare that of the run that goes on. The checkpoint of a
-    run from scratch that has begun, else None."""
+def _config(settings: SftSettings, device: torch.device, precision: str) -> dict[str, Any]:
+    """What config.json says of a run: settings, data, machine, versions."""
     import transformers
 
     data = {"sha256": file_sha256(settings.pairs), "base": _base_identity(settings)}
@@ -125,10 +108,21 @@ def _open_config(
         "versions": versions,
     }
     config["settings"] = {k: v for k, v in config["settings"].items() if k not in FREE_SETTINGS}
+    return config
+
+
+def _begun(
+    run_folder: runs.RunFolder,
+    settings: SftSettings,
+    config: dict[str, Any],
+    report: runs.Reporter,
+) -> Path | None:
+    """The checkpoint of a run that goes on, once its config.json is compared with `config`; None
+    where none was saved yet."""
     old = run_folder.config()
     if old is None:
-        run_folder.write_config(config)
         return None
+    data, machine, versions = (config[name] for name in ("data", "machine", "versions"))
     if old.get("trainer") != "sft":
         raise SettingsError("resume", f"{run_folder.path} is not a run of the trainer sft")
     defaults = dataclasses.asdict(SftSettings())  # of settings that are newer than the run

@@ -124,8 +124,9 @@ class Window:
     """Sums since the last row of metrics, on the device: reading them there would wait for it."""
 
     def __init__(self, device: torch.device):
-        self.sums = torch.zeros(2, dtype=torch.float64 if device.type == "cpu" else torch.float32,
-                                device=device)
+        self.sums = torch.zeros(
+            2, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device
+        )
         self.num_steps = self.num_tokens = self.num_computed = 0
         self.seconds = 0.0
 
@@ -278,8 +279,9 @@ class Trainer:
         if not self.valid:
             self._save_best()
             return {}
-        nll = validation_nll(self.model, self.valid, self._valid_batches(), self.whole_logits,
-                             self._arithmetic)
+        nll = validation_nll(
+            self.model, self.valid, self._valid_batches(), self.whole_logits, self._arithmetic
+        )
         row = validation_metrics(nll, self.valid, self.settings.echo_weight)
         current = row["valid/loss"]
         if current < progress["best_loss"]:
