@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
         vocab_size=len(names), n_positions=1024, n_embd=16, n_layer=1, n_head=2,
         bos_token_id=256, eos_token_id=256,
     )  # fmt: skip
-    transformers.GPT2LMHeadModel(config).save_pretrained(place)
+    transformers.GPT2LMHeadModel(config).save_pretrained(place, safe_serialization=True)
     return place
 
 
@@ -44,6 +44,8 @@ def test_an_answer_does_not_depend_on_the_batch(folder, untouched_generators):
     assert alone
     assert together[0] == alone
     assert rephraser.answers(mains, 4) != together
+    if not hasattr(rephraser.tokenizer, "apply_chat_template"):
+        return  # transformers before 4.34
     rephraser.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}|{% endfor %}"
     assert rephraser.question("a cat").endswith("|a cat|")
 
@@ -60,11 +62,6 @@ def test_a_broken_model_is_named(folder, tmp_path):
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(SettingsError, match="rephraser"):
         instruction.Rephraser(str(tmp_path / "cut"))
-
-
-def test_draw_takes_the_likely_tokens_in_order():
-    logits = torch.tensor([0.6, 0.3, 0.1]).log() * instruction.TEMPERATURE
-    assert [instruction.draw(logits, point) for point in (0.0, 0.6, 0.7, 0.999)] == [0, 0, 1, 1]
 
 
 def test_what_is_acceptable():
