@@ -26,7 +26,7 @@ from promptadapt_core.decoding import DecodingRequest, decode
 SIZES = {
     "gpt2": {"config": {}, "num_prompt_tokens": 12, "max_new_tokens": 75},
     "bundled": {
-        "config": {"n_layer": 8, "n_embd": 256, "n_head": 8, "vocab_size": 5120},
+        "config": {"n_layer": 6, "n_embd": 256, "n_head": 8, "vocab_size": 6144},
         "num_prompt_tokens": 12,
         "max_new_tokens": 40,
     },
