@@ -216,7 +216,54 @@ def timing(adapter: PromptAdapter) -> list[dict]:
     return rows
 
 
-def main() -> None:
+def test_sets(rows: list[dict]) -> dict[str, list[str]]:
+    """The user inputs of the test split by kind of pair."""
+    return {
+        f"test split, {kind}": [
+            row["user_input"] for row in rows if row["split"] == "test" and row["kind"] == kind
+        ]
+        for kind in ("main", "rephrased", "subset", "steps")
+    }
+
+
+def eval_sets(rows: list[dict]) -> dict[str, list[str]]:
+    """The evaluation inputs by set."""
+    by_set = defaultdict(list)
+    for row in rows:
+        by_set[f"{row['set']} ({row['domain']})"].append(row["prompt"])
+    return dict(by_set)
+
+
+def gate_rows(pairs: list[dict], engineered: list[dict], people: list[str]) -> list[dict]:
+    """Plain inputs and engineered prompts of the test split; where the rows carry them, also the
+    plain texts of another trimmer (fields main and pair)."""
+    test = [row for row in pairs if row["split"] == "test" and row["kind"] == "main"]
+    others = [row for row in engineered if row.get("split") == "test" and row.get("pair")]
+    texts = {
+        "plain inputs of the test split": [row["user_input"] for row in test],
+        "their targets": [row["target"] for row in test],
+        "their engineered originals": people,
+        "plain by another trimmer (field main)": [row["main"] for row in others],
+        "their engineered originals (field prompt)": [row["prompt"] for row in others],
+    }
+    return [gate_row(name, listed) for name, listed in texts.items() if listed]
+
+
+class Figures:
+    """Tables, printed as they come and kept as JSON."""
+
+    def __init__(self, out: str | None):
+        self._out = out
+        self._tables: dict[str, list[dict]] = {}
+
+    def show(self, title: str, rows: list[dict]) -> None:
+        self._tables[title] = rows
+        table(title, rows)
+        if self._out:
+            Path(self._out).write_text(json.dumps(self._tables, indent=1), encoding="utf-8")
+
+
+def options_given() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs")
     parser.add_argument("--prompts")
@@ -225,78 +272,40 @@ def main() -> None:
     parser.add_argument("--out", help="the same figures as JSON")
     parser.add_argument("--limit", type=int, default=0, help="inputs per set, for a quick look")
     parser.add_argument("--mode", help="of the faithfulness tables [default: the policy's own]")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = options_given()
     adapter = PromptAdapter.load(options.policy)
-    figures: dict[str, list[dict]] = {}
-
-    def show(title: str, rows: list[dict]) -> None:
-        figures[title] = rows
-        table(title, rows)
-        if options.out:
-            Path(options.out).write_text(json.dumps(figures, indent=1), encoding="utf-8")
-
-    show("Time", timing(adapter))
-    given = {"mode": options.mode} if options.mode else {}
+    figures = Figures(options.out)
+    figures.show("Time", timing(adapter))
     sets: dict[str, list[str]] = {}
     if options.pairs:
-        rows = read_rows(options.pairs)
-        show("Likelihood of real engineered prompts", likelihood(adapter, rows))
-        for kind in ("main", "rephrased", "subset", "steps"):
-            sets[f"test split, {kind}"] = [
-                row["user_input"] for row in rows if row["split"] == "test" and row["kind"] == kind
-            ]
-        plain = sets["test split, main"]
-        if options.prompts:
-            ids = {row["id"] for row in rows if row["split"] == "test"}
-            people = [row["prompt"] for row in read_rows(options.prompts) if row["id"] in ids]
-            others = [
-                row
-                for row in read_rows(options.prompts)
-                if row["split"] == "test" and row.get("pair")
-            ]
-            show(
-                "Gate",
-                [
-                    gate_row("plain inputs of the test split", plain),
-                    gate_row(
-                        "their targets",
-                        [
-                            row["target"]
-                            for row in rows
-                            if row["split"] == "test" and row["kind"] == "main"
-                        ],
-                    ),
-                    gate_row("their engineered originals", people),
-                    gate_row(
-                        "plain by another trimmer (field main)", [row["main"] for row in others]
-                    ),
-                    gate_row(
-                        "their engineered originals (field prompt)",
-                        [row["prompt"] for row in others],
-                    ),
-                ],
-            )
-            typed = dict.fromkeys([*plain, *sets["test split, rephrased"]])
-            thousand = random.Random(0).sample(list(typed), min(1000, len(typed)))
-            show("Diversity", diversity(adapter, thousand, people))
+        pairs = read_rows(options.pairs)
+        figures.show("Likelihood of real engineered prompts", likelihood(adapter, pairs))
+        sets.update(test_sets(pairs))
+    if options.pairs and options.prompts:
+        ids = {row["id"] for row in pairs if row["split"] == "test"}
+        engineered = read_rows(options.prompts)
+        people = [row["prompt"] for row in engineered if row["id"] in ids]
+        figures.show("Gate", gate_rows(pairs, engineered, people))
+        typed = list(dict.fromkeys(sets["test split, main"] + sets["test split, rephrased"]))
+        thousand = random.Random(0).sample(typed, min(1000, len(typed)))
+        figures.show("Diversity", diversity(adapter, thousand, people))
     if options.eval_prompts:
-        by_set = defaultdict(list)
-        for row in read_rows(options.eval_prompts):
-            by_set[f"{row['set']} ({row['domain']})"].append(row["prompt"])
-        sets.update(by_set)
-    if sets:
-        limited = {name: texts[: options.limit or None] for name, texts in sets.items()}
-        show(
-            "Faithfulness, default settings",
-            [faithfulness(adapter, name, texts, **given) for name, texts in limited.items()],
-        )
-        show(
-            f"Faithfulness, banned: {', '.join(BANNED)}",
-            [
-                faithfulness(adapter, name, texts[:200], ban=BANNED, **given)
-                for name, texts in limited.items()
-            ],
-        )
+        sets.update(eval_sets(read_rows(options.eval_prompts)))
+    given = {"mode": options.mode} if options.mode else {}
+    for title, extra, most in (
+        ("Faithfulness, default settings", {}, None),
+        (f"Faithfulness, banned: {', '.join(BANNED)}", {"ban": BANNED}, 200),
+    ):
+        rows = [
+            faithfulness(adapter, name, texts[: options.limit or most], **given, **extra)
+            for name, texts in sets.items()
+        ]
+        if rows:
+            figures.show(title, rows)
 
 
 if __name__ == "__main__":
