@@ -31,7 +31,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"promptadapt {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    adapt = commands.add_parser("adapt", help="adapt user inputs")
+    adapt = commands.add_parser(
+        "adapt",
+        help="adapt user inputs",
+        epilog="The promptadapt.json of a policy may bring other defaults of its own.",
+    )
     adapt.add_argument("text", nargs="*", metavar="TEXT", help="user inputs")
     adapt.add_argument("--file", metavar="FILE", help="user inputs, one a line, UTF-8")
     adapt.add_argument(

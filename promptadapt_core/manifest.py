@@ -76,6 +76,7 @@ PROMPTIST = Manifest(
     template="{user_input} Rephrase:",
     start="free",
     decoding={
+        "mode": "beam",
         "num_beams": 8,
         "length_penalty": -1.0,
         "max_new_tokens": 75,

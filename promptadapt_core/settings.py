@@ -137,6 +137,8 @@ def add_flags(parser: argparse.ArgumentParser, cls: type[Settings]) -> None:
 
 def _help_text(field: dataclasses.Field) -> str:
     meta, text = field.metadata, field.metadata["help"]
+    if field.default is True:
+        text = f"do not {text}"
     if meta["low"] is not None and meta["high"] is not None and meta["high"] != MAX_SEED:
         text += f" ({meta['low']} to {meta['high']})"
     if field.default not in (None, "", ()) and not isinstance(field.default, bool):
@@ -158,7 +160,7 @@ class AdaptSettings(Settings):
         1, "how many different adapted prompts to return, best first", low=1, high=64
     )
     mode: str = setting(
-        "beam",
+        "sample",
         "beam: the likeliest; diverse: groups of beams that differ; sample: drawn with the seed",
         choices=("beam", "diverse", "sample"),
     )
@@ -189,10 +191,10 @@ class AdaptSettings(Settings):
         1.0, "exponent of the length by which a log-prob is divided to rank", low=-5.0, high=5.0
     )
     temperature: float = setting(
-        0.9, "of mode sample: below 1 is safer, above 1 wilder", low=0.05, high=5.0
+        0.8, "of mode sample: below 1 is safer, above 1 wilder", low=0.05, high=5.0
     )
     top_p: float = setting(
-        0.95, "of mode sample: draw from the likeliest tokens of this mass", low=0.01, high=1.0
+        0.9, "of mode sample: draw from the likeliest tokens of this mass", low=0.01, high=1.0
     )
     min_modifiers: int = setting(
         3, "a short plain input gains at least this many modifiers", low=0, high=20
@@ -294,7 +296,7 @@ class SftSettings(Settings):
         0, "stop after this many validations without a better one; 0 never", low=0
     )
     resume: bool = setting(False, "go on with the run in the folder")
-    tensorboard: bool = setting(True, "write no TensorBoard files, even if it is installed")
+    tensorboard: bool = setting(True, "write TensorBoard files where it is installed")
     lora_rank: int = setting(
         0, "train LoRA matrices of this rank on the base; 0 trains all", low=0, high=1024
     )
