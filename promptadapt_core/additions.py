@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from . import mediums, modifiers, prompts
 from .settings import SettingsError
 
+MAX_WORDS = 8  # content words; what is longer is a sentence, not a modifier
+
 
 class AdditionRules:
     """The rules for one user input.
@@ -87,6 +89,9 @@ class AdditionRules:
 
     def _judge(self, addition: str) -> bool:
         if not addition.isprintable() or "\ufffd" in addition:  # bytes that are no character
+            return False
+        words = prompts.content_words(addition)
+        if len(words) > MAX_WORDS or len(set(words)) < len(words):  # a policy that goes in circles
             return False
         if self._ban and any(map(self._ban.search, (addition, modifiers.clean(addition)))):
             return False

@@ -114,3 +114,10 @@ def test_a_ban_reads_underscores_and_hyphens_as_spaces():
 @pytest.mark.parametrize("addition", ["\ufffd sharp focus", "sharp\x1b focus", "8k\u202e"])
 def test_broken_and_invisible_characters_are_not_added(addition):
     assert AdditionRules("a cat").accepted([addition, "oil painting"]) == ["oil painting"]
+
+
+def test_a_modifier_that_goes_in_circles_is_refused():
+    rules = AdditionRules("a cat")
+    circles = "rendered in octane rendered in octane"
+    long = "soft warm golden dramatic volumetric cinematic moody studio lighting"
+    assert rules.accepted([circles, long, "octane render"]) == ["octane render"]
