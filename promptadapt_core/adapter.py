@@ -17,6 +17,7 @@ from . import asking, decoding, gate, modifiers, prompts
 from .additions import AdditionRules, banned_pattern, trim_to_budget
 from .clip_tokens import count_clip_tokens
 from .devices import pick_device
+from .hypotheses import length_normalised
 from .policies import resolve_policy
 from .policy import Policy
 from .settings import MAX_SEED, AdaptSettings, SettingsError
@@ -127,7 +128,6 @@ class PromptAdapter:
     ) -> list[Adaptation]:
         """Adapt many user inputs in batches; each comes out as it would alone."""
         settings = self.settings(**given)
-        banned_pattern(settings.ban)
         adaptations: list[Adaptation | None] = []
         works: list[tuple[int, _Work]] = []
         for user_input in user_inputs:
@@ -198,6 +198,8 @@ class PromptAdapter:
             for i, some in zip(short, completions, strict=True):
                 last = attempt == MAX_ATTEMPTS - 1
                 found[i] = self._merged(found[i], works[i], some, settings, meagre=last)
+        for some in found:  # what was filled up is ranked with what was there
+            some.sort(key=lambda one: -_ranking_score(one, settings.length_penalty))
         return found
 
     def _decode(
@@ -206,15 +208,16 @@ class PromptAdapter:
         settings: AdaptSettings,
         should_stop: Callable[[], bool] | None,
     ) -> list[list[decoding.Completion]]:
-        sampled = settings.mode == "sample"
         wanted = settings.num_candidates
+        if settings.mode != "sample":  # further beams make up for those that break a rule
+            wanted = max(wanted, settings.num_beams)
         return decoding.decode(
             self.policy.decoder,
             self.policy.reader,
             self.policy.eos_id,
             [self._request(work, settings) for work in works],
             mode=settings.mode,
-            num_candidates=wanted if sampled else max(wanted, settings.num_beams),
+            num_candidates=wanted,
             num_beams=max(settings.num_beams, settings.num_candidates),
             max_new_tokens=settings.max_new_tokens,
             temperature=settings.temperature,
@@ -341,6 +344,10 @@ def _asked(typed: prompts.ParsedInput, keep: Sequence[str]) -> prompts.ParsedInp
         return typed
     kept = typed.lost_spans(asked) == [] and modifiers.clean(parsed.plain)
     return parsed if kept else typed
+
+
+def _ranking_score(candidate: Candidate, length_penalty: float) -> float:
+    return length_normalised(candidate.logprob, candidate.num_tokens, length_penalty)
 
 
 def _sampling_turn(settings: AdaptSettings, attempt: int) -> AdaptSettings:

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import types
 import typing
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
@@ -102,9 +102,6 @@ def _range_text(low: float | None, high: float | None) -> str:
     if low is None:
         return f"at most {high}"
     return f"a number from {low} to {high}"
-
-
-S = TypeVar("S", bound=Settings)
 
 
 def flag(name: str, default: Any = None) -> str:

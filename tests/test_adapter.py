@@ -133,3 +133,13 @@ def test_the_manifest_brings_defaults_and_the_call_overrides_them(adapter):
     for name, value in adapter.policy.manifest.decoding.items():
         assert getattr(adapter.settings(), name) == value
     assert adapter.settings(num_beams=3).num_beams == 3
+
+
+def test_the_best_comes_first_also_where_candidates_were_filled_up(adapter):
+    # so cold that many samples are the same, and further rounds have to fill up
+    cold = {"mode": "sample", "temperature": 0.4, "num_candidates": 12}
+    for user_input in ("a cat on a roof", "queen", "two dogs"):
+        found = adapter.adapt(user_input, seed=2, **cold)
+        scores = [one.logprob / one.num_tokens for one in found]
+        assert len(scores) > 6
+        assert scores == sorted(scores, reverse=True)
