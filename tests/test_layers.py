@@ -44,6 +44,10 @@ ORDER = [
     "adapter",
     "data",
     "runs",
+    "pipeline_files",
+    "images",
+    "scorers",
+    "lab",
     "train",
     "__main__",
 ]

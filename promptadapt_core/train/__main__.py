@@ -7,27 +7,11 @@ stopped a run, whose state is then saved.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import math
-import signal
 import sys
-from types import FrameType
 
-from ..command_line import Parser, run, write_utf8
+from ..command_line import Parser, interruptible, keep_freed_memory, run, write_utf8
 from ..settings import SftSettings, add_flags, given
-
-
-class Interrupt:
-    """Ctrl-C: the first asks the trainer to save and stop, the second breaks off at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("\nstopping after this step; Ctrl-C again breaks off at once", file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,33 +26,14 @@ def main(arguments: list[str] | None = None) -> int:
     return run(parser.prog, lambda: options.run(options), extra="train")
 
 
-def keep_freed_memory() -> None:
-    """Let the process keep the memory of freed tensors, where the C library is glibc.
-
-    By default each large tensor is fresh memory that the kernel has to clear, which costs a CPU
-    training step up to a fifth of its time. Figures of mallopt's arguments: malloc.h.
-    """
-    mmap_max, trim_threshold = -4, -1
-    try:
-        library = ctypes.CDLL("libc.so.6")
-        library.mallopt(mmap_max, 0)
-        library.mallopt(trim_threshold, 2**31 - 1)
-    except (OSError, AttributeError):
-        return  # another system, another allocator
-
-
 def _sft(options: argparse.Namespace) -> int:
     settings = SftSettings(**given(SftSettings, options))
     from ..runs import Progress
     from .sft import train_sft
 
     keep_freed_memory()
-    interrupt = Interrupt()
-    previous = signal.signal(signal.SIGINT, interrupt)
-    try:
-        result = train_sft(settings, report=Progress(), should_stop=lambda: interrupt.asked)
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    with interruptible() as should_stop:
+        result = train_sft(settings, report=Progress(), should_stop=should_stop)
     if result.status == "stopped":
         print(
             f"stopped after step {result.step} of {result.num_steps} and saved; the same command "

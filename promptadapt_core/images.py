@@ -1,0 +1,320 @@
+"""Pictures of prompts: the ImageGenerator protocol, and any diffusers text-to-image pipeline.
+
+    generator = DiffusersGenerator.load("FOLDER")
+    pictures = generator.generate(["a cat", "a dog"], seeds=[0, 1])    # (2, H, W, 3) uint8
+
+A picture depends on its prompt, its seed and the settings, and not on what else is in the batch,
+as far as matrix products of different sizes round alike: every picture has a generator of its own,
+on the CPU, where all devices draw the same numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import json
+import operator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from .decoding import Stopped
+from .devices import pick_device
+from .pipeline_files import (
+    check_pipeline_folder,
+    hash_files,
+    left_out_parts,
+    weight_variant,
+)
+from .settings import MAX_SEED, Settings, SettingsError, setting
+
+RENDERER_NAME = "renderer.json"
+PRECISIONS = {
+    "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSettings(Settings):
+    """What a picture depends on beside its prompt and seed."""
+
+    num_steps: int = setting(20, "sampling steps; more is finer", low=1, high=1000)
+    guidance_scale: float = setting(
+        7.5, "how strongly the prompt pulls; 1 is not at all", low=0.0, high=100.0
+    )
+    size: int = setting(
+        0, "pixels of each side; 0 is what the pipeline was made for", low=0, high=4096
+    )
+    negative_prompt: str = setting("", "what the pictures should not show")
+    even_sigmas: bool = setting(
+        False,
+        "flow matching: noise levels 1, 1 - 1/n, ..., 1/n before the shift. diffusers' own end "
+        "near 0, so that the last step does nothing",
+    )
+
+
+class ImageGenerator(Protocol):
+    """Draws prompts. identity: differs wherever pictures may differ, for caches."""
+
+    identity: str
+    settings: ImageSettings
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> np.ndarray:
+        """One picture for each prompt, (N, H, W, 3) uint8. should_stop: asked between the steps;
+        decoding.Stopped when it says True."""
+
+
+class DiffusersGenerator:
+    """A text-to-image pipeline of diffusers in a local folder."""
+
+    def __init__(
+        self, pipeline: Any, settings: ImageSettings, identity: str = "", batch_size: int = 8
+    ):
+        """pipeline: a loaded DiffusionPipeline, on its device. SettingsError("size", ...) where
+        its model cannot make pictures of that size."""
+        self.pipeline, self.settings, self.batch_size = pipeline, settings, batch_size
+        self.identity = f"{identity} {json.dumps(dataclasses.asdict(settings), sort_keys=True)}"
+        self.parameters = set(inspect.signature(pipeline.__call__).parameters)
+        check_size(pipeline, settings.size)
+        scheduler = type(pipeline.scheduler).__name__
+        if settings.even_sigmas and "FlowMatch" not in scheduler:
+            raise SettingsError("even_sigmas", f"is for flow matching, not for {scheduler}")
+        pipeline.set_progress_bar_config(disable=True)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | str,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_size: int = 8,
+        **settings: Any,
+    ) -> DiffusersGenerator:
+        """The pipeline in a folder as `save_pretrained` writes it; nothing is downloaded.
+
+        precision: "auto" is float16 on CUDA and MPS, else float32. batch_size: pictures at once;
+        halved when memory runs out. settings: fields of ImageSettings; those left out or None are
+        what renderer.json in the folder recommends, else the defaults. Raises
+        SettingsError("folder", ...) for a folder that is missing or broken; it names the file.
+        """
+        if precision != "auto" and precision not in PRECISIONS:
+            names = ", ".join(["auto", *PRECISIONS])
+            raise SettingsError("precision", f"expected one of {names}, got {precision!r}")
+        if type(batch_size) is not int or batch_size < 1:
+            raise SettingsError("batch_size", f"expected 1 or more, got {batch_size!r}")
+        folder = Path(folder)
+        check_pipeline_folder(folder)
+        chosen = {name: value for name, value in settings.items() if value is not None}
+        resolved = make_settings({**recommended_settings(folder), **chosen})
+        target = pick_device(device)
+        if precision == "auto":
+            precision = "float16" if target.type in ("cuda", "mps") else "float32"
+        pipeline = _load_pipeline(folder, PRECISIONS[precision], target)
+        return cls(pipeline, resolved, f"{hash_files(folder)} {precision}", batch_size)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> np.ndarray:
+        """See ImageGenerator. Raises SettingsError for prompts that are no list of texts, for
+        seeds that do not fit them, and where memory does not suffice for one picture."""
+        prompts, seeds = check_prompts(prompts, seeds)
+        if not prompts:
+            side = self.settings.size or 1
+            return np.zeros((0, side, side, 3), dtype=np.uint8)
+        parts: list[np.ndarray] = []
+        done = 0
+        with quiet_libraries():
+            while done < len(prompts):
+                rows = slice(done, done + self.batch_size)
+                pictures = self._batch(prompts[rows], seeds[rows], should_stop)
+                if pictures is None:
+                    self._halve_batch(len(prompts[rows]))
+                    continue
+                parts.append(pictures)
+                done += len(pictures)
+        return np.concatenate(parts)
+
+    def _batch(
+        self, prompts: list[str], seeds: list[int], should_stop: Callable[[], bool] | None
+    ) -> np.ndarray | None:
+        """(B, H, W, 3) uint8, or None when memory ran out."""
+        if should_stop is not None and should_stop():
+            raise Stopped
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        arguments = self._arguments(len(prompts), should_stop)
+        try:
+            with torch.no_grad():
+                output = self.pipeline(prompt=prompts, generator=generators, **arguments)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None  # the traceback, which holds the tensors, goes with the error
+        pictures = np.asarray(output.images, dtype=np.float32)
+        return np.rint(np.clip(pictures, 0.0, 1.0) * 255).astype(np.uint8)
+
+    def _arguments(self, number: int, should_stop: Callable[[], bool] | None) -> dict[str, Any]:
+        """What this pipeline is called with for so many pictures, beside prompts and generators."""
+        settings, pipeline = self.settings, self.pipeline
+        wanted: dict[str, Any] = {"guidance_scale": settings.guidance_scale}
+        if settings.negative_prompt:
+            wanted["negative_prompt"] = [settings.negative_prompt] * number
+        if settings.size:
+            wanted |= {"height": settings.size, "width": settings.size}
+        if settings.even_sigmas:
+            number = settings.num_steps
+            wanted["sigmas"] = [1 - step / number for step in range(number)]
+        if hasattr(pipeline, "text_encoder_3") and pipeline.text_encoder_3 is None:
+            # Stable Diffusion 3 without T5 would read 256 tokens of zeros; ComfyUI leaves them off.
+            wanted["max_sequence_length"] = 0
+        if should_stop is not None:
+            wanted["callback_on_step_end"] = _stopping(should_stop)
+        known = {name: value for name, value in wanted.items() if name in self.parameters}
+        return {**known, "num_inference_steps": settings.num_steps, "output_type": "np"}
+
+    def _halve_batch(self, tried: int) -> None:
+        """After memory ran out with `tried` pictures at once."""
+        if tried == 1:
+            reason = "memory does not suffice for one picture; choose a smaller size"
+            raise SettingsError("size", reason)
+        self.batch_size = max(1, tried // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _stopping(should_stop: Callable[[], bool]) -> Callable[..., dict[str, Any]]:
+    def after_step(pipeline: Any, step: int, timestep: Any, tensors: dict) -> dict[str, Any]:
+        if should_stop():
+            raise Stopped
+        return tensors
+
+    return after_step
+
+
+def check_prompts(prompts: Sequence[str], seeds: Sequence[int]) -> tuple[list[str], list[int]]:
+    """Both as lists of plain values; SettingsError("prompts" or "seeds", ...)."""
+    if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise SettingsError("prompts", "expected a list of texts")
+    try:
+        numbers = [operator.index(seed) for seed in seeds]
+    except TypeError:
+        raise SettingsError("seeds", "expected a list of whole numbers") from None
+    if len(prompts) != len(numbers):
+        reason = f"expected one for each of {len(prompts)} prompts, got {len(numbers)}"
+        raise SettingsError("seeds", reason)
+    for number in numbers:
+        if not 0 <= number <= MAX_SEED:
+            raise SettingsError("seeds", f"expected 0 to {MAX_SEED}, got {number}")
+    return list(prompts), numbers
+
+
+def check_size(pipeline: Any, size: int) -> None:
+    """SettingsError("size", ...) where the pipeline's model cannot make pictures of size x size;
+    0, its own size, always can be made."""
+    factor = getattr(pipeline, "vae_scale_factor", 8)
+    transformer = getattr(pipeline, "transformer", None)
+    config = transformer.config if transformer is not None else {}
+    unit = factor * (config.get("patch_size") or 1 if transformer is not None else 1)
+    unit = unit if isinstance(unit, int) else factor  # a few have one patch size per axis
+    if size % max(unit, 8):
+        raise SettingsError("size", f"expected a multiple of {max(unit, 8)}, got {size}")
+    largest = config.get("pos_embed_max_size")
+    if largest and size > largest * unit:
+        raise SettingsError("size", f"this model makes at most {largest * unit}, got {size}")
+
+
+def recommended_settings(folder: Path) -> dict[str, Any]:
+    """What renderer.json in the folder says, {} without one."""
+    path = folder / RENDERER_NAME
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError("folder", f"{path} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise SettingsError("folder", f"{path}: expected a JSON object")
+    try:
+        make_settings(found)
+    except SettingsError as error:
+        raise SettingsError("folder", f"{path}: {error}") from None
+    return found
+
+
+def make_settings(values: dict[str, Any]) -> ImageSettings:
+    """ImageSettings of these fields; SettingsError names one that is unknown."""
+    known = [field.name for field in dataclasses.fields(ImageSettings)]
+    for name in values:
+        if name not in known:
+            raise SettingsError(name, f"unknown; expected some of {', '.join(known)}")
+    return ImageSettings(**values)
+
+
+def _load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    from diffusers import DiffusionPipeline
+
+    options = {"local_files_only": True, "use_safetensors": True, "variant": weight_variant(folder)}
+    # diffusers takes a part that was left out, such as Stable Diffusion 3's T5, only if told so.
+    options |= dict.fromkeys(left_out_parts(folder))
+    with quiet_libraries():
+        try:
+            pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, **options)
+        except Exception as error:  # diffusers and transformers raise whatever a file leads to
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise SettingsError("folder", f"{folder} is no pipeline: {reason}") from None
+    if "prompt" not in inspect.signature(pipeline.__call__).parameters:
+        kind = type(pipeline).__name__
+        raise SettingsError("folder", f"{folder} holds a {kind}, which reads no prompt")
+    try:
+        return pipeline.to(device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SettingsError(
+            "device", f"{folder} does not fit into the memory of {device}"
+        ) from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error says that memory ran out, on whatever device."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """No warnings and no progress bars of diffusers and transformers inside the block."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    libraries = (of_diffusers, of_transformers)
+    before = [(x, x.get_verbosity(), x.is_progress_bar_enabled()) for x in libraries]
+    try:
+        for library in libraries:
+            library.set_verbosity_error()
+            library.disable_progress_bar()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for library, verbosity, had_bars in before:
+            library.set_verbosity(verbosity)
+            if had_bars:
+                library.enable_progress_bar()

@@ -1,0 +1,173 @@
+"""The aesthetic head of the lab: LAION's kind, fitted to people's ratings of pictures.
+
+Linear layers without activations on the unit-length CLIP image embedding, under the names of
+LAION's `sac+logos+ava1-l14-linearMSE` (improved-aesthetic-predictor, train_predictor.py), with
+narrower layers and the same loss, the squared error. LAION's dropout is left out, though its
+places in the numbering stay empty: together the layers are one linear map of 128 numbers, which
+tens of thousands of ratings cannot overfit.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import nn
+
+from ..scorers import HEAD_LAYERS, OpenClipScorer, ScorerFiles, read_description, write_description
+from ..settings import SettingsError
+from .clip import MODEL_NAME, WEIGHTS_NAME, rank_correlation
+from .stages import build_seeded, cosine_lr, make_adamw, set_lr, step_generator
+
+HEAD_NAME = "aesthetic_head.safetensors"
+WIDTHS = (128, 64, 32, 16)  # LAION's: 1024, 128, 64, 16
+USUAL_QUANTILE, POINTS = 0.5, 0.7  # see calibrate_relevance
+
+
+class HeadLayers(nn.Module):
+    """The layers as they are trained and saved; (N, D) unit length -> (N,) scores."""
+
+    def __init__(self, embed_dim: int):
+        super().__init__()
+        widths = (embed_dim, *WIDTHS, 1)
+        layers = {
+            str(place): nn.Linear(*widths[number : number + 2])
+            for number, place in enumerate(HEAD_LAYERS)
+        }
+        self.layers = nn.ModuleDict(layers)
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers.values():
+            embeddings = layer(embeddings)
+        return embeddings[:, 0]
+
+
+class AestheticStage:
+    """Fits the head to ratings (N,), 1 to 10, of pictures with the embeddings (N, D), unit length
+    (`OpenClipScorer.embed_images`). The last `num_valid` are held out."""
+
+    name = "aesthetic"
+    metrics = {
+        "train/loss": "mean squared error of the scores, rating points squared",
+        "optim/lr": "learning rate",
+        "valid/loss": "the same on held-out ratings",
+        "valid/rating_correlation": "rank correlation of score and held-out rating",
+    }
+
+    def __init__(
+        self,
+        embeddings: torch.Tensor,
+        ratings: np.ndarray,
+        *,
+        num_steps: int,
+        batch_size: int = 256,
+        seed: int = 0,
+        lr: float = 2e-3,
+        num_valid: int = 500,
+        validate_every: int = 500,
+        device: torch.device | str = "cpu",
+    ):
+        if ratings.shape != (len(embeddings),):
+            reason = f"expected one for each of {len(embeddings)} pictures, got {ratings.shape}"
+            raise SettingsError("ratings", reason)
+        if not 0 < num_valid < len(ratings) - 1:
+            reason = f"expected more than the {num_valid} held out, got {len(ratings)}"
+            raise SettingsError("ratings", reason)
+        self.device, self.num_train = torch.device(device), len(ratings) - num_valid
+        self.embeddings = embeddings.float().to(self.device)
+        self.ratings = torch.from_numpy(np.array(ratings, dtype=np.float32)).to(self.device)
+        self.num_steps, self.batch_size, self.seed, self.lr = num_steps, batch_size, seed, lr
+        self.validate_every = validate_every
+        self.model = build_seeded(lambda: HeadLayers(embeddings.shape[1]), seed)
+        with torch.no_grad():
+            self.model.layers["7"].bias.fill_(float(self.ratings[: self.num_train].mean()))
+        self.model.to(self.device)
+        self.optimizer = make_adamw(self.model, lr, weight_decay=0.0)
+
+    def step(self, step: int) -> dict[str, float]:
+        generator = step_generator(self.seed, step)
+        rows = torch.randint(self.num_train, (self.batch_size,), generator=generator)
+        rows = rows.to(self.device)
+        lr = cosine_lr(step, self.num_steps, self.lr)
+        set_lr(self.optimizer, lr)
+        loss = (self.model(self.embeddings[rows]) - self.ratings[rows]).square().mean()
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        values = {"train/loss": float(loss.detach()), "optim/lr": lr}
+        if (step + 1) % self.validate_every == 0 or step + 1 == self.num_steps:
+            values |= self.validate()
+        return values
+
+    def state(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def save(self, folder: Path) -> None:
+        """The layers, float16, as scorers.read_head and LAION's code name them."""
+        weights = {
+            name: value.to("cpu", torch.float16).contiguous()
+            for name, value in self.model.state_dict().items()
+        }
+        safetensors.torch.save_file(weights, folder / HEAD_NAME, metadata={"format": "pt"})
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Measures on the held-out ratings."""
+        scores = self.model(self.embeddings[self.num_train :])
+        known = self.ratings[self.num_train :]
+        return {
+            "valid/loss": float((scores - known).square().mean()),
+            "valid/rating_correlation": rank_correlation(scores.cpu(), known.cpu()),
+        }
+
+
+def calibrate_relevance(relevances: torch.Tensor) -> tuple[float, float]:
+    """(knee, slope) of the relevance term, from relevances (N,) of plain user inputs and their own
+    renders.
+
+    The paper's knee for ViT-L/14, 0.28, is also its mean cosine of the user input and its picture,
+    so the knee here is the quantile USUAL_QUANTILE of such cosines. Its slope of 20 makes one
+    standard deviation, taken to be 0.035 there, worth POINTS of reward, and so does this one.
+    """
+    values = relevances.double()
+    if len(values) < 2 or not float(values.max() - values.min()) > 0:
+        raise SettingsError("relevances", "expected those of many different renders")
+    deviation = float(values.std())
+    return float(values.quantile(USUAL_QUANTILE)), POINTS / deviation
+
+
+def assemble_scorer(
+    folder: Path, clip_folder: Path, head_folder: Path, knee: float, slope: float
+) -> ScorerFiles:
+    """Put what the two stages saved into one folder, which OpenClipScorer.load takes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for source, name in (
+        (clip_folder, WEIGHTS_NAME),
+        (clip_folder, f"{MODEL_NAME}.json"),
+        (head_folder, HEAD_NAME),
+    ):
+        if source.resolve() != folder.resolve():
+            shutil.copyfile(source / name, folder / name)
+    files = ScorerFiles(
+        MODEL_NAME, folder / WEIGHTS_NAME, folder / HEAD_NAME,
+        relevance_knee=knee, relevance_slope=slope,
+    )  # fmt: skip
+    write_description(folder, files)
+    return read_description(folder)
+
+
+def load_embedder(
+    clip_folder: Path, device: torch.device | str = "cpu", batch_size: int = 256
+) -> OpenClipScorer:
+    """What ClipStage saved, for its embeddings only."""
+    config = clip_folder / f"{MODEL_NAME}.json"
+    files = ScorerFiles(MODEL_NAME, clip_folder / WEIGHTS_NAME, config=config)
+    return OpenClipScorer.load(files, device, batch_size)

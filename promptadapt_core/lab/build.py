@@ -1,0 +1,166 @@
+"""Builds the lab from nothing: pictures, autoencoder, renderer, CLIP, aesthetic head and judge.
+
+    python -m promptadapt_core.lab build --out builds/lab
+
+Every work is a folder of `--out` and goes on where it was stopped or killed; a finished part is
+skipped. On a CPU the same settings give the same weights, bit for bit, stopped in between or not.
+At the end `weights/` holds the files that this package bundles, for `--weights` (see bundle.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import runs
+from ..devices import pick_device
+from ..settings import SettingsError, flag
+from .bundle import is_bundled, write_bundle
+from .progress import Work
+from .settings import PARTS, LabSettings
+from .stages import WEIGHTS_NAME, is_finished
+from .works import Works
+
+CONFIG_NAME = "build.json"
+FREE = ("out", "device", "part", "save_every_seconds", "num_threads")  # may differ on going on
+NEEDS = {"vae": (), "renderer": ("vae",), "clip": (), "aesthetic": ("clip",), "judge": ()}
+WORKS = {  # what each part takes, in order; the last one is a stage that ends it
+    "vae": ("pictures", "vae", "vae-decoder", "vae-encoder"),
+    "renderer": ("pictures", "latents", "renderer"),
+    "clip": ("pictures", "ratings", "clip"),
+    "aesthetic": ("pictures", "ratings", "embeddings", "aesthetic"),
+    "judge": ("judge-pictures", "judge"),
+}
+# Seconds per picture or step at the default sizes on one core; only proportions matter.
+SECONDS = {
+    "pictures": 0.008, "vae": 0.1, "vae-decoder": 0.1, "vae-encoder": 0.05, "latents": 0.001,
+    "renderer": 0.75, "ratings": 0.001, "clip": 0.5, "embeddings": 0.002, "aesthetic": 0.003,
+    "judge-pictures": 0.008, "judge": 0.25,
+}  # fmt: skip
+
+
+def build(
+    settings: LabSettings,
+    *,
+    report: runs.Reporter | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> str | None:
+    """Build what the settings ask for and is not there yet; the folder is settings.out.
+
+    report: gets lines and every step; one with `plan` and `begin` (see progress.py) also learns
+    what is to come. should_stop: asked after every step. Returns the name of the work in which it
+    stopped, with everything saved, or None at the end. Raises SettingsError for bad input, for
+    parts that settings.part needs and are missing, and for a disk that refuses.
+    """
+    device = pick_device(settings.device)
+    if settings.num_threads:
+        torch.set_num_threads(settings.num_threads)
+    report, path = report or runs.Silent(), open_folder(settings)
+    wanted = PARTS if settings.part == "all" else (settings.part,)
+    _check_needs(settings, path, wanted)
+    works = planned(
+        settings, [part for part in wanted if not part_is_finished(settings, path, part)]
+    )
+    if hasattr(report, "plan"):
+        report.plan(works)
+    doing = Works(settings, path, device, report, should_stop or (lambda: False))
+    for work in works:
+        if hasattr(report, "begin"):
+            report.begin(work.name)
+        if doing.do(work.name) == "stopped":
+            return work.name
+    missing = [part for part in PARTS if not part_is_finished(settings, path, part)]
+    if missing:
+        report.say(f"still to build: {', '.join(missing)}")
+    else:
+        finish(settings, path, device, report)
+    return None
+
+
+def planned(settings: LabSettings, parts: list[str]) -> list[Work]:
+    """What the parts take, in order, each once."""
+    names = dict.fromkeys(name for part in parts for name in WORKS[part])
+    return [
+        Work(name, SECONDS[name] * size) for name in names if (size := work_size(settings, name))
+    ]
+
+
+def work_size(settings: LabSettings, name: str) -> int:
+    """How many steps or pictures a work has; a work of none is left out."""
+    if name == "judge-pictures":
+        return settings.judge_pictures
+    if name in ("pictures", "latents", "ratings", "embeddings"):
+        return settings.num_pictures
+    return getattr(settings, f"{name.replace('-', '_')}_steps")
+
+
+def part_is_finished(settings: LabSettings, path: Path, part: str) -> bool:
+    last = WORKS[part][-1]
+    stage = _Named(last, work_size(settings, last))
+    return is_finished(stage, path / last)  # type: ignore[arg-type]
+
+
+def finish(settings: LabSettings, path: Path, device: torch.device, report: runs.Reporter) -> None:
+    """All parts are there: put the weights together. SettingsError("out", ...) where that fails."""
+    parts = {part: path / WORKS[part][-1] / WEIGHTS_NAME for part in PARTS}
+    out = path / WEIGHTS_NAME
+    if not is_bundled(out, parts):
+        report.say("putting the weights together")
+        write_bundle(out, parts, settings.calibration_pictures, settings.seed, device)
+    report.say(f"all parts are built: {out}")
+
+
+def open_folder(settings: LabSettings) -> Path:
+    """The folder of the build, made where there is none. SettingsError("out", ...) for one that
+    was begun with other settings or cannot be written."""
+    folder = runs.RunFolder(settings.out, resume=False).path
+    config = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE}
+    path = folder / CONFIG_NAME
+    try:
+        found = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        if not isinstance(found, dict):
+            raise ValueError("expected a JSON object")
+    except (OSError, ValueError) as error:
+        raise SettingsError("out", f"{path} cannot be read: {error}") from None
+    check_config(config, found, folder)
+    try:
+        runs.write_text(path, json.dumps(config, indent=2) + "\n")
+    except OSError as error:
+        raise SettingsError("out", f"{path} cannot be written ({error.strerror})") from None
+    return folder
+
+
+def check_config(config: dict[str, Any], found: dict[str, Any], folder: Path) -> None:
+    """SettingsError("out", ...) names the first setting that differs."""
+    for name, value in found.items():
+        if name in config and config[name] != value:
+            raise SettingsError(
+                "out",
+                f"{folder} was begun with {flag(name)} {value}, not {config[name]}; choose "
+                "another folder",
+            )
+
+
+def _check_needs(settings: LabSettings, path: Path, wanted: tuple[str, ...]) -> None:
+    """SettingsError("part", ...) for parts that are needed, missing and not wanted."""
+    needed = {before for part in wanted for before in NEEDS[part]} - set(wanted)
+    for part in needed:
+        if not part_is_finished(settings, path, part):
+            raise SettingsError(
+                "part",
+                f"{wanted[0]} needs {part}, which is not finished in {path}; build it by "
+                f"--part {part} first",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Named:
+    """As much of a Stage as `is_finished` asks for."""
+
+    name: str
+    num_steps: int

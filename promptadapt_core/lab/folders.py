@@ -1,0 +1,229 @@
+"""The lab's renderer as a diffusers pipeline folder, put together from the bundled weights.
+
+Bundled are the trained parts only, in half precision: weights/transformer and weights/vae as
+`save_pretrained` writes them. The text encoders come from a seed and the tokenizers from the
+bundled merges: 80 MB that no repository has to hold. `renderer_folder()` writes all of it once
+into the user's cache, where any tool that reads diffusers finds a complete model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..images import RENDERER_NAME, quiet_libraries
+from ..pipeline_files import INDEX_NAME, check_safetensors, hash_files, read_json
+from ..settings import SettingsError
+from . import text_encoder
+
+WEIGHTS = Path(__file__).parent / "weights"
+CACHE_VARIABLE = "PROMPTADAPT_CACHE"
+PARTS = ("transformer", "vae")
+WEIGHTS_STEM = "diffusion_pytorch_model"
+FORMAT = 1  # of the folder below; another one is put together anew
+TEXT_SEED = 0
+SHIFT = 3.0  # of the noise levels, as in Stable Diffusion 3
+MAX_SHARD_SIZE = "12MB"
+LEFTOVER_SECONDS = 3600.0
+WHOLE_NAME = "whole.json"  # written last: every file and its size
+RECOMMENDED = {"num_steps": 8, "guidance_scale": 3.0, "size": 64, "even_sigmas": True}
+
+
+def renderer_folder(weights: Path | str | None = None, cache: Path | str | None = None) -> Path:
+    """A pipeline folder for `DiffusersGenerator.load`, put together where it is not yet there.
+
+    diffusers itself reads it by `DiffusionPipeline.from_pretrained(folder, text_encoder_3=None,
+    tokenizer_3=None)`, as every Stable Diffusion 3 without its T5, and then wants
+    `max_sequence_length=0` at each call.
+
+    weights: a folder with transformer/ and vae/, and renderer.json where it recommends other
+    settings; None takes the bundled ones. cache: where to put it; None takes PROMPTADAPT_CACHE or
+    the user's cache folder. Several processes may ask at once. Raises SettingsError("weights",
+    ...) for missing or broken weights, SettingsError("cache", ...) where nothing can be written.
+    """
+    weights = Path(weights) if weights else WEIGHTS
+    check_weights(weights)
+    place = Path(cache) if cache else cache_folder()
+    folder = place / f"renderer-{FORMAT}-{TEXT_SEED}-{_identity(weights)}"
+    if not is_whole(folder):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            _put_in_place(folder, lambda new: assemble(weights, new))
+        except OSError as error:
+            raise SettingsError(
+                "cache",
+                f"{place} cannot be written ({error.strerror or error}); name another folder in "
+                f"the environment variable {CACHE_VARIABLE}",
+            ) from None
+    return folder
+
+
+def _identity(weights: Path) -> str:
+    """16 hexadecimal digits of all that goes into the folder."""
+    recommended = weights / RENDERER_NAME
+    texts = [hash_files(weights / part) for part in PARTS]
+    texts.append(recommended.read_text(encoding="utf-8") if recommended.is_file() else "")
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Where this system keeps what can be made again."""
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE])
+    home = Path.home()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = home / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return base / "promptadapt"
+
+
+def check_weights(weights: Path) -> None:
+    """SettingsError("weights", ...) names the file that is missing or broken."""
+    try:
+        for part in PARTS:
+            read_json(weights / part / "config.json")
+            for path in weight_files(weights / part):
+                if not path.is_file():
+                    raise SettingsError("weights", f"{path} is missing")
+                check_safetensors(path)
+    except SettingsError as error:
+        raise SettingsError("weights", error.reason) from None
+
+
+def weight_files(part: Path) -> list[Path]:
+    """The weight files that a part needs, one or several; they may be missing."""
+    index = part / f"{WEIGHTS_STEM}.safetensors.index.json"
+    if not index.is_file():
+        return [part / f"{WEIGHTS_STEM}.safetensors"]
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise SettingsError("weights", f"{index} names no files")
+    return [part / name for name in sorted(set(shards.values()))]
+
+
+def assemble(weights: Path, folder: Path) -> None:
+    """Write the whole pipeline into an empty folder."""
+    import diffusers
+
+    for part in PARTS:
+        (folder / part).mkdir(parents=True)
+        for path in (weights / part).iterdir():
+            shutil.copyfile(path, folder / part / path.name)
+        _plain_config(folder / part / "config.json")
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=SHIFT)
+    scheduler.save_pretrained(folder / "scheduler")
+    first = text_encoder.build_text_encoder(TEXT_SEED, torch.float16)
+    for name, model in (
+        ("text_encoder", first),
+        ("text_encoder_2", text_encoder.build_text_encoder_2(torch.float16)),
+    ):
+        with quiet_libraries():
+            model.save_pretrained(folder / name)
+        _read_as_float32(folder / name / "config.json")
+    for name in ("tokenizer", "tokenizer_2"):
+        text_encoder.write_tokenizer(folder / name)
+    recommended = weights / RENDERER_NAME
+    settings = read_json(recommended) if recommended.is_file() else RECOMMENDED
+    _write_json(folder / RENDERER_NAME, settings)
+    _write_json(folder / INDEX_NAME, pipeline_index(diffusers.__version__))
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    _write_json(folder / WHOLE_NAME, sizes)
+
+
+def pipeline_index(version: str) -> dict[str, Any]:
+    """model_index.json: which library and class each part is of."""
+    none = [None, None]
+    return {
+        "_class_name": "StableDiffusion3Pipeline",
+        "_diffusers_version": version,
+        "feature_extractor": none,
+        "image_encoder": none,
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_3": none,
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "tokenizer_3": none,
+        "transformer": ["diffusers", "SD3Transformer2DModel"],
+        "vae": ["diffusers", "AutoencoderTiny"],
+    }
+
+
+def bundle_weights(transformer: Path, vae: Path, out: Path) -> None:
+    """Write the trained parts, folders of `save_pretrained`, in half precision into the folder
+    `out`, which `renderer_folder` takes as weights; no file over 12 MB."""
+    from diffusers import AutoencoderTiny, SD3Transformer2DModel
+
+    kinds = {"transformer": (SD3Transformer2DModel, transformer), "vae": (AutoencoderTiny, vae)}
+    for name, (kind, source) in kinds.items():
+        with quiet_libraries():
+            model = kind.from_pretrained(source, local_files_only=True, torch_dtype=torch.float16)
+            model.save_pretrained(out / name, max_shard_size=MAX_SHARD_SIZE)
+        _plain_config(out / name / "config.json")
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether all files are there, in their sizes."""
+    try:
+        sizes = json.loads((folder / WHOLE_NAME).read_text(encoding="utf-8"))
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _put_in_place(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a new folder and move it to `folder`. Another process that was faster is
+    fine; a broken folder in the way is moved out of it first."""
+    for left in folder.parent.glob(f"{folder.name}.*"):  # by a process that was killed
+        if time.time() - left.stat().st_mtime > LEFTOVER_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        write(new / "new")
+        if folder.exists() and not is_whole(folder):
+            os.replace(folder, new / "broken")
+        try:
+            os.replace(new / "new", folder)
+        except OSError:
+            if not is_whole(folder):
+                raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _read_as_float32(config: Path) -> None:
+    """transformers would otherwise load the half-precision file as such, next to diffusers, which
+    loads single precision."""
+    found = read_json(config)
+    for name in ("dtype", "torch_dtype"):
+        if name in found:
+            found[name] = "float32"
+    _write_json(config, found)
+
+
+def _plain_config(path: Path) -> None:
+    """Without where it came from, and without what AutoencoderTiny adds when it saves and warns of
+    when it loads."""
+    config = read_json(path)
+    for name in ("_name_or_path", "block_out_channels"):
+        config.pop(name, None)
+    _write_json(path, config)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_bytes((json.dumps(value, indent=2) + "\n").encode("utf-8"))

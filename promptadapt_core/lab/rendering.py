@@ -1,0 +1,106 @@
+"""Pictures of a prompt, written to files: the command `render`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .. import runs
+from ..clip_tokens import ClipTokenCounter
+from ..images import DiffusersGenerator
+from ..settings import MAX_INPUT_CHARACTERS, MAX_SEED, SettingsError
+from .drawing import SIZE
+from .folders import renderer_folder
+from .grids import enlarged
+from .settings import RenderSettings
+from .text_encoder import MAX_LENGTH, known_ids
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+BATCH_SIZE = 8  # pictures at once, written before the next are begun
+MOST_SHOWN, LONGEST_SHOWN = 8, 30  # unknown words in a remark, and characters of each
+
+
+def render_files(
+    prompt: str, settings: RenderSettings, say: Callable[[str], None] = lambda line: None
+) -> list[Path]:
+    """Render the prompt and write the pictures; returns the files, in the order of the seeds.
+
+    say: gets lines on what the user may want to know. Raises SettingsError for bad input, missing
+    or broken weights and files that cannot be written.
+    """
+    if len(prompt) > MAX_INPUT_CHARACTERS:
+        raise SettingsError("user_input", f"expected at most {MAX_INPUT_CHARACTERS:,} characters")
+    paths = output_paths(settings.out, settings.num_images)
+    for line in remarks(prompt, settings.size):
+        say(line)
+    generator = DiffusersGenerator.load(
+        renderer_folder(settings.weights or None), device=settings.device,
+        num_steps=settings.steps, guidance_scale=settings.guidance_scale, size=settings.size,
+        batch_size=BATCH_SIZE,
+    )  # fmt: skip
+    seeds = [(settings.seed + number) % (MAX_SEED + 1) for number in range(len(paths))]
+    for start in range(0, len(paths), BATCH_SIZE):
+        batch = seeds[start : start + BATCH_SIZE]
+        pictures = generator.generate([prompt] * len(batch), batch)
+        for path, pixels in zip(paths[start : start + BATCH_SIZE], pictures, strict=True):
+            _write(path, pixels, settings.scale)
+    return paths
+
+
+def output_paths(out: str, number: int) -> list[Path]:
+    """x.png, x-2.png, x-3.png, ...; SettingsError("out", ...) where they cannot be written."""
+    first = Path(out)
+    if first.suffix.lower() not in FORMATS:
+        raise SettingsError("out", f"expected a file that ends in {', '.join(FORMATS)}, got {out}")
+    paths = [first, *(first.with_stem(f"{first.stem}-{n}") for n in range(2, number + 1))]
+    try:
+        if not first.parent.is_dir():
+            raise SettingsError("out", f"the folder {first.parent} does not exist")
+        for path in paths:
+            if path.is_dir():
+                raise SettingsError("out", f"{path} is a folder, expected a file")
+    except OSError as error:  # such as a name that is too long
+        raise SettingsError("out", f"{first} cannot be written ({error.strerror})") from None
+    return paths
+
+
+def remarks(prompt: str, size: int) -> list[str]:
+    """What the user may not expect of this prompt and size."""
+    lines = []
+    if not prompt.strip():
+        lines.append("the prompt is empty: the picture shows anything")
+    unknown = unknown_words(prompt)
+    if unknown:
+        shown = [word[:LONGEST_SHOWN] for word in unknown[:MOST_SHOWN]]
+        more = f" and {len(unknown) - MOST_SHOWN} more" if len(unknown) > MOST_SHOWN else ""
+        lines.append(f"words that mean nothing in the lab: {', '.join(shown)}{more}")
+    num_read = MAX_LENGTH - 2
+    if (number := ClipTokenCounter().count(prompt)) > num_read:
+        lines.append(f"the prompt has {number} tokens, of which the first {num_read} are read")
+    if size != SIZE:
+        lines.append(f"the renderer has learned {SIZE} pixels only, not {size}")
+    return lines
+
+
+def unknown_words(prompt: str) -> list[str]:
+    """The words none of whose tokens occurs in the lab's world, each once."""
+    counter, known = ClipTokenCounter(), set(known_ids())
+    words = dict.fromkeys(word.strip(".,;:!?()[]{}\"'") for word in prompt.split())
+    return [word for word in words if word and known.isdisjoint(counter.encode(word))]
+
+
+def _write(path: Path, pixels: np.ndarray, scale: int) -> None:
+    picture: Image.Image = enlarged(pixels, scale)
+    try:
+        runs.replace_file(path, lambda partial: _save(picture, partial, path.suffix.lower()))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SettingsError("out", f"{path} cannot be written ({reason})") from None
+
+
+def _save(picture: Image.Image, path: Path, suffix: str) -> None:
+    with open(path, "wb") as file:
+        picture.save(file, FORMATS[suffix], **({} if suffix == ".png" else {"quality": 95}))

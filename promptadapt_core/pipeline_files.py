@@ -1,0 +1,104 @@
+"""The files of a diffusers pipeline folder: whether they are whole, and what tells two apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from .settings import SettingsError
+
+INDEX_NAME = "model_index.json"
+WHOLE_BYTES = 64 * 2**20  # a file up to this size is hashed whole
+NUM_SAMPLES, SAMPLE_BYTES = 256, 16 * 2**10  # of a larger one
+HASHED_SUFFIXES = {".safetensors", ".json", ".txt", ".model"}
+MAX_HEADER_BYTES = 100_000_000  # of safetensors
+
+
+def check_pipeline_folder(folder: Path) -> None:
+    """SettingsError("folder", ...) for a folder that holds no whole pipeline; it names the file."""
+    if not folder.is_dir():
+        raise SettingsError("folder", f"there is no folder {folder}")
+    parts = pipeline_parts(folder)
+    for name, is_there in parts.items():
+        if is_there and not (folder / name).is_dir():
+            raise SettingsError("folder", f"{folder / name} is missing")
+    for path in sorted(folder.glob("*/*.safetensors.index.json")):
+        shards = read_json(path).get("weight_map", {})
+        for shard in sorted(set(shards.values())):
+            if not (path.parent / shard).is_file():
+                raise SettingsError("folder", f"{path.parent / shard} is missing")
+    for name in parts:
+        config = folder / name / "config.json"
+        if config.is_file() and not list(config.parent.glob("*.safetensors")):
+            raise SettingsError("folder", f"{config.parent} has no .safetensors file")
+    for path in sorted(folder.glob("*/*.safetensors")):
+        check_safetensors(path)
+
+
+def pipeline_parts(folder: Path) -> dict[str, bool]:
+    """The parts that model_index.json names, and whether the pipeline has them."""
+    index = read_json(folder / INDEX_NAME)
+    pairs = {name: value for name, value in index.items() if isinstance(value, list) and value}
+    return {name: value[0] is not None for name, value in pairs.items() if name[:1] != "_"}
+
+
+def left_out_parts(folder: Path) -> list[str]:
+    """The parts that a pipeline like this may have, and this one has not."""
+    return [name for name, is_there in pipeline_parts(folder).items() if not is_there]
+
+
+def check_safetensors(path: Path) -> None:
+    """SettingsError("folder", ...) where the file is shorter or longer than its header says."""
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            header_size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(header_size, MAX_HEADER_BYTES)))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__"]
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError):
+        raise SettingsError("folder", f"{path} is broken or cut off") from None
+    expected = 8 + header_size + max(ends, default=0)
+    if size != expected:
+        raise SettingsError("folder", f"{path} has {size} of {expected} bytes")
+
+
+def weight_variant(folder: Path) -> str | None:
+    """ "fp16" where a part has its weights in that variant only, else None."""
+    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
+        names = [path.name for path in part.glob("*.safetensors")]
+        if names and all(".fp16." in name or ".fp16-" in name for name in names):
+            return "fp16"
+    return None
+
+
+def hash_files(folder: Path) -> str:
+    """16 hexadecimal digits that differ where weights or settings do. Of a large file only its
+    size, its ends and samples evenly between them are read."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix in HASHED_SUFFIXES:
+            size = path.stat().st_size
+            digest.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
+            with open(path, "rb") as file:
+                if size <= WHOLE_BYTES:
+                    digest.update(file.read())
+                    continue
+                for sample in range(NUM_SAMPLES):
+                    file.seek((size - SAMPLE_BYTES) * sample // (NUM_SAMPLES - 1))
+                    digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; SettingsError("folder", ...) names the file that is none."""
+    if not path.is_file():
+        raise SettingsError("folder", f"{path} is missing")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError("folder", f"{path} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise SettingsError("folder", f"{path}: expected a JSON object")
+    return found

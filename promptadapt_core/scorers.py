@@ -1,0 +1,400 @@
+"""What a picture is worth: an aesthetic score, and how well it shows the user input.
+
+`OpenClipScorer` is any CLIP that open_clip builds and an aesthetic head on its image embedding;
+one pass over the pictures serves both. The paper's (arXiv 2212.09611) is
+
+    files = ScorerFiles("ViT-L-14-quickgelu", "openai", "sac+logos+ava1-l14-linearMSE.pth")
+    scores = OpenClipScorer.load(files, "cuda").score(user_inputs, pixels)
+
+Another has a folder with a scorer.json: {"model": name of an open_clip model, "weights": file,
+"head": file, "relevance_knee": number, "relevance_slope": number}. A model that open_clip does not
+bring has its config there too, <model>.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import open_clip
+import safetensors.torch
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from .checkpoints import file_identity
+from .devices import pick_device
+from .runs import write_text
+from .settings import SettingsError
+
+DESCRIPTION_NAME = "scorer.json"
+PAPER_KNEE, PAPER_SLOPE = 0.28, 20.0  # of ViT-L/14: min(20 * cosine - 5.6, 0)
+# Places of the linear layers in LAION's head; between them is dropout and no activation.
+# https://github.com/christophschuhmann/improved-aesthetic-predictor, simple_inference.py
+HEAD_LAYERS = (0, 2, 4, 6, 7)
+
+
+class Scores(NamedTuple):
+    """Of N pictures, float32 on the CPU. aesthetic (N,): about 1 to 10. relevance (N,): cosine of
+    picture and user input, raw (no logit scale), 0 where it is negative."""
+
+    aesthetic: torch.Tensor
+    relevance: torch.Tensor
+
+
+class Scorer(Protocol):
+    """identity: changes with anything that changes the scores. The reward's relevance term is
+    relevance_slope * min(relevance - relevance_knee, 0)."""
+
+    identity: str
+    relevance_knee: float
+    relevance_slope: float
+
+    def score(self, user_inputs: Sequence[str], pixels: np.ndarray) -> Scores:
+        """Scores of pictures (N, H, W, 3) uint8, each against the user input of its row."""
+
+
+class ScorerFiles(NamedTuple):
+    """What an OpenClipScorer is made of.
+
+    model: a model of open_clip. weights: a file, or a tag of open_clip, which downloads; weights
+    of OpenAI need a model with "-quickgelu" in its name. head: see `read_head`; None for
+    embeddings only. config: <model>.json of a model that open_clip does not bring.
+    """
+
+    model: str
+    weights: str | Path
+    head: str | Path | None = None
+    config: str | Path | None = None
+    relevance_knee: float = PAPER_KNEE
+    relevance_slope: float = PAPER_SLOPE
+
+
+class OpenClipScorer:
+    """See the module; made by `load`. embed_dim: D of the embeddings. batch_size: pictures or
+    texts in one pass, halved for good whenever memory runs out."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        preprocess: Callable[[Image.Image], torch.Tensor],
+        tokenize: Callable[[list[str]], torch.Tensor],
+        embed_dim: int,
+        head: AestheticHead | None = None,
+        *,
+        identity: str,
+        relevance_knee: float = PAPER_KNEE,
+        relevance_slope: float = PAPER_SLOPE,
+        device: torch.device | str = "cpu",
+        batch_size: int = 64,
+    ):
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval().requires_grad_(False)
+        self.preprocess, self.tokenize = preprocess, tokenize
+        self.embed_dim, self.head = embed_dim, head
+        self.identity, self.batch_size = identity, batch_size
+        self.relevance_knee, self.relevance_slope = relevance_knee, relevance_slope
+        self._whole_batch = BatchPreprocess.of(model, preprocess)
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path | Sequence[Any],
+        device: torch.device | str = "cpu",
+        batch_size: int = 64,
+    ) -> OpenClipScorer:
+        """source: a folder with scorer.json, or the fields of ScorerFiles. device: as pick_device
+        takes. SettingsError says which file is missing, truncated or of another model."""
+        is_folder = isinstance(source, str | Path)
+        files = read_description(source) if is_folder else ScorerFiles(*source)
+        device = pick_device(str(device))
+        config = _model_config(files)
+        head = None if files.head is None else read_head(files.head)
+        if head is not None and len(head.weight) != config["embed_dim"]:
+            raise SettingsError(
+                "head",
+                f"{files.head} reads embeddings of {len(head.weight)} numbers, {files.model} "
+                f"makes {config['embed_dim']}",
+            )
+        model, preprocess = _create(files)
+        return cls(
+            model, preprocess, open_clip.get_tokenizer(files.model), config["embed_dim"], head,
+            identity=_identity(files, config), device=device, batch_size=batch_size,
+            relevance_knee=files.relevance_knee, relevance_slope=files.relevance_slope,
+        )  # fmt: skip
+
+    def embed_images(self, pixels: np.ndarray) -> torch.Tensor:
+        """(N, D) float32 on the CPU, unit length, of pictures (N, H, W, 3) uint8."""
+        if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != np.uint8:
+            found = f"{pixels.dtype} of {tuple(pixels.shape)}"
+            raise SettingsError("pixels", f"expected uint8 of (N, H, W, 3), got {found}")
+        return self._in_batches(pixels, self._embed_pictures)
+
+    def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """(N, D) float32 on the CPU, unit length. What exceeds the model's context length (77
+        tokens in ViT-L/14) is cut off."""
+        different = list(dict.fromkeys(texts))
+        row = {text: number for number, text in enumerate(different)}
+        return self._in_batches(different, self._embed_different)[[row[text] for text in texts]]
+
+    def score(self, user_inputs: Sequence[str], pixels: np.ndarray) -> Scores:
+        """See Scorer. One pass over the pictures gives both scores."""
+        if len(user_inputs) != len(pixels):
+            reason = f"expected one for each of {len(pixels)} pictures, got {len(user_inputs)}"
+            raise SettingsError("user_inputs", reason)
+        if self.head is None:
+            raise SettingsError("head", "this scorer was loaded without an aesthetic head")
+        images = self.embed_images(pixels)
+        cosines = (images * self.embed_texts(user_inputs)).sum(dim=1)
+        return Scores(self.head(images), cosines.clamp(min=0.0))
+
+    def _embed_pictures(self, pixels: np.ndarray) -> torch.Tensor:
+        whole = self._whole_batch
+        if whole is not None and pixels.shape[1:3] == (whole.size, whole.size):
+            inputs = whole(torch.from_numpy(np.array(pixels)).to(self.device))
+        else:
+            inputs = torch.stack([self.preprocess(Image.fromarray(picture)) for picture in pixels])
+        return self._unit(self.model.encode_image(inputs.to(self.device)))
+
+    def _embed_different(self, texts: list[str]) -> torch.Tensor:
+        tokens = self.tokenize([_encodable(text) for text in texts])
+        return self._unit(self.model.encode_text(tokens.to(self.device)))
+
+    def _unit(self, features: torch.Tensor) -> torch.Tensor:
+        return functional.normalize(features.float(), dim=-1).cpu()
+
+    @torch.no_grad()
+    def _in_batches(self, items: Any, embed: Callable[[Any], torch.Tensor]) -> torch.Tensor:
+        parts, start = [torch.zeros(0, self.embed_dim)], 0
+        while start < len(items):
+            batch = items[start : start + self.batch_size]
+            embedded = _unless_out_of_memory(embed, batch)
+            if embedded is None:
+                self.batch_size = len(batch) // 2
+                continue
+            parts.append(embedded)
+            start += len(batch)
+        return torch.cat(parts)
+
+
+class BatchPreprocess:
+    """A model's transform for a whole batch of pictures that already have its size."""
+
+    def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]):
+        self.size = size
+        self.mean = torch.tensor(mean, dtype=torch.float32)[:, None, None]
+        self.std = torch.tensor(std, dtype=torch.float32)[:, None, None]
+
+    @classmethod
+    def of(
+        cls, model: torch.nn.Module, preprocess: Callable[[Image.Image], torch.Tensor]
+    ) -> BatchPreprocess | None:
+        """None where it would not give the same numbers as `preprocess`, tried on one picture."""
+        config = open_clip.get_model_preprocess_cfg(model)
+        size = config.get("size")
+        if isinstance(size, tuple | list):
+            size = size[0]
+        if not isinstance(size, int) or "mean" not in config or "std" not in config:
+            return None
+        whole = cls(size, config["mean"], config["std"])
+        picture = (np.arange(size * size * 3) % 256).astype(np.uint8).reshape(size, size, 3)
+        same = torch.equal(
+            whole(torch.from_numpy(picture)[None])[0], preprocess(Image.fromarray(picture))
+        )
+        return whole if same else None
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(N, S, S, 3) uint8 to the model's input (N, 3, S, S) float32; in memory it stays
+        channels-last."""
+        scaled = pixels.permute(0, 3, 1, 2).float().div_(255)
+        return scaled.sub_(self.mean.to(pixels.device)).div_(self.std.to(pixels.device))
+
+
+def _unless_out_of_memory(
+    embed: Callable[[Any], torch.Tensor], batch: Sequence
+) -> torch.Tensor | None:
+    """`embed(batch)`, or None when memory ran out and the batch can be halved."""
+    try:
+        return embed(batch)
+    except RuntimeError as error:  # the base of all of torch's
+        if len(batch) == 1 or not is_out_of_memory(error):
+            raise
+    if torch.cuda.is_available():  # after the handler, whose error holds on to tensors
+        torch.cuda.empty_cache()
+    return None
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the device, or torch's CPU allocator, had no memory left."""
+    said = str(error).lower()
+    known = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(part in said for part in known)
+
+
+def _encodable(text: str) -> str:
+    """Lone surrogates, which no tokenizer takes, become U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+@dataclasses.dataclass(frozen=True)
+class AestheticHead:
+    """One linear map of unit-length embeddings. weight: (D,) float32."""
+
+    weight: torch.Tensor
+    bias: float
+
+    def __call__(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """(N, D) unit length -> (N,) scores, float32."""
+        return embeddings.float() @ self.weight + self.bias
+
+
+def read_head(path: str | Path) -> AestheticHead:
+    """An aesthetic head from .safetensors, or from .pth by weights_only.
+
+    Known: LAION's improved head (layers.{0,2,4,6,7}, no activations, so it is one linear map),
+    LAION's first ones (weight, bias) and Simulacra's (linear.weight, linear.bias, made for unit
+    vectors times sqrt(D)). SettingsError("head", ...) for anything else.
+    """
+    stored = {name: tensor.double() for name, tensor in _read_tensors(Path(path)).items()}
+    laion = [f"layers.{place}." for place in HEAD_LAYERS]
+    prefixes = [prefix for prefix in ("", "linear.", *laion) if f"{prefix}weight" in stored]
+    pairs = [(stored[f"{prefix}weight"], stored.get(f"{prefix}bias")) for prefix in prefixes]
+    if prefixes not in ([""], ["linear."], laion) or len(stored) != 2 * len(pairs):
+        found = ", ".join(sorted(stored)[:3])
+        raise SettingsError("head", f"{path} is not a known aesthetic head: it holds {found}")
+    try:
+        weight, bias = pairs[0]
+        for next_weight, next_bias in pairs[1:]:
+            weight, bias = next_weight @ weight, next_weight @ bias + next_bias
+        scale = math.sqrt(weight.shape[1]) if prefixes == ["linear."] else 1.0
+        if weight.shape[0] != 1 or bias.shape != (1,):
+            raise ValueError(f"it ends in {weight.shape[0]} numbers, not in one score")
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:  # shapes that do not fit
+        raise SettingsError("head", f"{path} is no aesthetic head: {_first_line(error)}") from None
+    if not torch.isfinite(weight).all() or not torch.isfinite(bias).all():
+        raise SettingsError("head", f"{path} holds a number that is not finite (NaN)")
+    return AestheticHead((scale * weight[0]).float(), float(bias))
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise SettingsError("head", f"there is no file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path, device="cpu")
+        with warnings.catch_warnings():  # about a foreign pickle, which is refused anyway
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a broken file can raise
+        reason = f"truncated, broken or not just weights: {_first_line(error)}"
+        raise SettingsError("head", f"{path} is {reason}") from None
+    if not isinstance(loaded, dict) or not all(
+        isinstance(tensor, torch.Tensor) for tensor in loaded.values()
+    ):
+        raise SettingsError("head", f"{path} does not hold a table of named weights")
+    return loaded
+
+
+def read_description(folder: str | Path) -> ScorerFiles:
+    """What scorer.json of a folder says, with the files' places. SettingsError("scorer", ...)."""
+    path = Path(folder) / DESCRIPTION_NAME
+    if not path.is_file():
+        raise SettingsError("scorer", f"there is no {path}, which describes a scorer")
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        model, weights, head = told["model"], told["weights"], told.get("head")
+        numbers = [told["relevance_knee"], told["relevance_slope"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        name = f"it lacks {error}" if isinstance(error, KeyError) else _first_line(error)
+        raise SettingsError("scorer", f"{path} cannot be used: {name}") from None
+    if not all(isinstance(text, str) and text for text in (model, weights, head or "none")):
+        raise SettingsError("scorer", f"{path}: model, weights and head have to be texts")
+    if not all(type(value) in (int, float) and math.isfinite(value) for value in numbers):
+        raise SettingsError("scorer", f"{path}: relevance_knee and _slope have to be numbers")
+    in_folder = Path(folder) / weights
+    is_tag = not in_folder.is_file() and not Path(weights).suffix
+    config = Path(folder) / f"{model}.json"
+    return ScorerFiles(
+        model=model,
+        weights=weights if is_tag else in_folder,
+        head=Path(folder) / head if head else None,
+        config=config if config.is_file() else None,
+        relevance_knee=float(numbers[0]),
+        relevance_slope=float(numbers[1]),
+    )
+
+
+def write_description(folder: str | Path, files: ScorerFiles) -> None:
+    """scorer.json of a folder that holds the files."""
+    told = {
+        "model": files.model,
+        "weights": Path(files.weights).name,
+        **({"head": Path(files.head).name} if files.head is not None else {}),
+        "relevance_knee": files.relevance_knee,
+        "relevance_slope": files.relevance_slope,
+    }
+    write_text(Path(folder) / DESCRIPTION_NAME, json.dumps(told, indent=2) + "\n")
+
+
+def _model_config(files: ScorerFiles) -> dict[str, Any]:
+    """The model's config; one of its own is made known to open_clip."""
+    if files.config is not None:
+        path = Path(files.config)
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            whole = {"embed_dim", "vision_cfg", "text_cfg"} <= set(told)
+        except (OSError, ValueError, TypeError) as error:
+            raise SettingsError("config", f"{path} cannot be read: {_first_line(error)}") from None
+        if not whole or path.name != f"{files.model}.json":
+            raise SettingsError(
+                "config", f"{path} is no config of the open_clip model {files.model}"
+            )
+        open_clip.add_model_config(path)
+    config = open_clip.get_model_config(files.model)
+    if config is None:
+        raise SettingsError("model", f"open_clip knows no model {files.model!r}")
+    return config
+
+
+def _create(files: ScorerFiles) -> tuple[torch.nn.Module, Callable[[Image.Image], torch.Tensor]]:
+    """The model with its weights, float32 on the CPU, and the transform of one picture."""
+    weights = str(files.weights)
+    tags = open_clip.list_pretrained_tags_by_model(files.model)
+    if not Path(weights).is_file() and weights not in tags:
+        known = (
+            f" and {files.model} has no weights of that name" if not Path(weights).suffix else ""
+        )
+        raise SettingsError("weights", f"there is no file {weights}{known}")
+    try:
+        with torch.random.fork_rng(devices=[]):  # first weights, which the file then replaces
+            model, _, preprocess = open_clip.create_model_and_transforms(
+                files.model, pretrained=weights
+            )
+    except Exception as error:  # whatever a broken file, a hub or another model's weights raise
+        reason = f"{weights} cannot be loaded into {files.model}: {_first_line(error)}"
+        raise SettingsError("weights", reason) from None
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise SettingsError("weights", f"{weights}: {name} is not finite (NaN)")
+    return model, preprocess
+
+
+def _identity(files: ScorerFiles, config: dict[str, Any]) -> str:
+    """12 hex digits of the config, the weights (a tag counts by its name) and the head."""
+    is_file = Path(files.weights).is_file()
+    parts = [json.dumps(config, sort_keys=True)]
+    parts.append(file_identity([Path(files.weights)]) if is_file else str(files.weights))
+    if files.head is not None:
+        parts.append(file_identity([Path(files.head)]))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

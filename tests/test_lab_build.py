@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("diffusers")
+pytest.importorskip("open_clip")
+
+from promptadapt_core import runs
+from promptadapt_core.lab import build as building
+from promptadapt_core.lab.build import WORKS, build, planned
+from promptadapt_core.lab.folders import WEIGHTS
+from promptadapt_core.lab.progress import BuildProgress, Work
+from promptadapt_core.lab.settings import PARTS, LabSettings
+from promptadapt_core.lab.works import num_valid
+from promptadapt_core.settings import SettingsError
+
+TINY: dict[str, Any] = {
+    "device": "cpu", "num_pictures": 160, "judge_pictures": 64, "vae_steps": 2,
+    "vae_decoder_steps": 2, "vae_encoder_steps": 2, "vae_batch_size": 2, "renderer_layers": 2,
+    "renderer_steps": 3, "renderer_batch_size": 2, "clip_steps": 2, "clip_batch_size": 4,
+    "aesthetic_steps": 3, "aesthetic_batch_size": 8, "judge_steps": 2, "judge_batch_size": 4,
+    "calibration_pictures": 3,
+}  # fmt: skip
+
+
+def tiny(out: Path, **changes: Any) -> LabSettings:
+    return LabSettings(**{**TINY, "out": str(out), **changes})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file, by its name in the folder."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+class Watcher(runs.Silent):
+    """Remembers what a build says and does."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.begun: list[str] = []
+        self.planned: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def plan(self, works: list[Work]) -> None:
+        self.planned = [work.name for work in works]
+
+    def begin(self, name: str) -> None:
+        self.begun.append(name)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole tiny lab, built in one go."""
+    out = tmp_path_factory.mktemp("built") / "lab"
+    watcher = Watcher()
+    assert build(tiny(out), report=watcher) is None
+    assert watcher.begun == watcher.planned
+    assert watcher.begun == list(dict.fromkeys(name for part in PARTS for name in WORKS[part]))
+    return out
+
+
+def test_a_build_that_is_stopped_at_every_step_ends_with_the_same_weights(
+    built: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "lab"
+    stopped_in = []
+    while (name := build(tiny(out), should_stop=lambda: True)) is not None:
+        stopped_in.append(name)
+        assert len(stopped_in) < 20
+    assert set(stopped_in) >= {"vae", "vae-decoder", "vae-encoder", "renderer", "clip", "judge"}
+    assert contents(out / "weights") == contents(built / "weights")
+
+
+def test_another_seed_gives_other_weights_of_the_same_layout(built: Path, tmp_path: Path) -> None:
+    assert build(tiny(tmp_path, seed=5, part="judge")) is None
+    other = contents(tmp_path / "judge" / "weights")
+    same = contents(built / "judge" / "weights")
+    assert other.keys() == same.keys()
+    assert other != same
+
+
+def test_the_weights_have_the_layout_of_the_bundled_ones(built: Path) -> None:
+    found = contents(built / "weights")
+    assert {name.split("/")[0] for name in found} == {"transformer", "vae", "scorer", "judge"}
+    assert {"scorer/scorer.json", "judge/judge.safetensors", "vae/config.json"} <= found.keys()
+    if not WEIGHTS.is_dir():
+        pytest.skip("no weights are bundled yet")
+    bundled = {path.relative_to(WEIGHTS).as_posix() for path in WEIGHTS.rglob("*.safetensors")}
+    assert {name for name in found if name.endswith(".safetensors")} == bundled
+
+
+def test_a_finished_build_is_left_alone(built: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (built / "weights").rglob("*")}
+    watcher = Watcher()
+    assert build(tiny(built), report=watcher) is None
+    assert watcher.begun == []
+    assert watcher.lines == [f"all parts are built: {built / 'weights'}"]
+    assert {path: path.stat().st_mtime_ns for path in (built / "weights").rglob("*")} == before
+
+
+def test_weights_that_are_lost_are_put_together_again(built: Path) -> None:
+    before = contents(built / "weights")
+    (built / "weights").rename(built / "weights.old")  # as a kill between two renames leaves it
+    assert build(tiny(built)) is None
+    assert contents(built / "weights") == before
+    (built / "weights.json").unlink()
+    assert build(tiny(built)) is None
+    assert contents(built / "weights") == before
+
+
+def test_one_part_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="renderer needs vae, .*--part vae first") as caught:
+        build(tiny(tmp_path, part="renderer"))
+    assert caught.value.name == "part"
+    with pytest.raises(SettingsError, match="aesthetic needs clip"):
+        build(tiny(tmp_path, part="aesthetic"))
+
+
+def test_one_part_is_built_alone(tmp_path: Path) -> None:
+    watcher = Watcher()
+    assert build(tiny(tmp_path, part="judge"), report=watcher) is None
+    assert watcher.begun == ["judge-pictures", "judge"]
+    assert watcher.lines[-1] == "still to build: vae, renderer, clip, aesthetic"
+    assert not (tmp_path / "weights").exists()
+
+
+def test_a_folder_of_another_build_is_refused(tmp_path: Path) -> None:
+    building.open_folder(tiny(tmp_path))
+    building.open_folder(tiny(tmp_path, part="vae", save_every_seconds=1.0, device="auto"))
+    with pytest.raises(SettingsError, match="was begun with --num-pictures 160, not 200"):
+        building.open_folder(tiny(tmp_path, num_pictures=200))
+    (tmp_path / "build.json").write_text("[1]", encoding="utf-8")
+    with pytest.raises(SettingsError, match="build.json cannot be read"):
+        building.open_folder(tiny(tmp_path))
+
+
+def test_the_decoder_need_not_be_sharpened() -> None:
+    settings = tiny(Path("x"), vae_decoder_steps=0)
+    assert [work.name for work in planned(settings, ["vae"])] == ["pictures", "vae", "vae-encoder"]
+
+
+def test_too_few_pictures_to_hold_some_out() -> None:
+    with pytest.raises(SettingsError, match="num_pictures: expected a number from 64"):
+        tiny(Path("x"), num_pictures=63)
+    assert num_valid(64) == 8
+    assert num_valid(60_000) == 512
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+from promptadapt_core.lab.__main__ import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of file sizes")
+def test_a_disk_that_refuses_leaves_the_last_good_state(built: Path, tmp_path: Path) -> None:
+    out = tmp_path / "lab"
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    line = ["build", "--out", str(out), "--part", "clip", *flags]
+    limit = 4_000_000  # the pictures fit, the weights of the CLIP do not
+    options: dict[str, Any] = {
+        "cwd": Path(__file__).parents[1], "capture_output": True, "text": True, "check": False,
+        "env": {**os.environ, "OMP_NUM_THREADS": "1"},
+    }  # fmt: skip
+    full = subprocess.run([sys.executable, "-c", LIMITED, str(limit), *line], **options)
+    assert full.returncode == 2, full.stderr
+    assert "--out: " in full.stderr.splitlines()[-1]
+    assert "is whole" in full.stderr.splitlines()[-1]
+    assert not (out / "clip" / "finished.json").exists()
+    assert build(tiny(out, part="clip")) is None
+    assert contents(out / "clip" / "weights") == contents(built / "clip" / "weights")
+
+
+def test_progress_knows_the_time_left_for_all_parts() -> None:
+    progress = BuildProgress(io.StringIO())
+    progress.plan([Work("first", 10.0), Work("second", 30.0)])
+    progress.begin("first")
+    now = [100.0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.monotonic", lambda: now[0])
+        progress.step(0, 100, {})
+        now[0] += 5.0
+        progress.step(50, 100, {"train/loss": 0.5})
+        # five seconds for work of five: ten left here are five and thirty
+        assert progress.whole_left() == pytest.approx(35.0)
+        now[0] += 10.0
+        progress.step(100, 100, {})
+        assert progress.whole_left() == pytest.approx(15.0 / 10.0 * 30.0)
+        progress.begin("second")
+        assert progress.whole_left() == pytest.approx(45.0)
+        progress.step(0, 10, {})
+        now[0] += 15.0
+        progress.step(5, 10, {})
+        # thirty seconds for work of 25
+        assert progress.whole_left() == pytest.approx(15.0 * 30.0 / 25.0)
+    text = progress.stream.getvalue()  # type: ignore[attr-defined]
+    assert "first\nstep 0/100" in text
+
+
+def test_progress_writes_both_times() -> None:
+    stream = io.StringIO()
+    progress = BuildProgress(stream, every_seconds=0.0)
+    progress.plan([Work("first", 10.0), Work("second", 30.0)])
+    progress.begin("first")
+    now = [100.0]
+    row: Mapping[str, float] = {"train/loss": 0.25}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.monotonic", lambda: now[0])
+        progress.step(0, 4, {})
+        now[0] += 60.0
+        progress.step(1, 4, row)
+    assert stream.getvalue().splitlines()[-1] == (
+        "step 1/4 (25%), 3 min left, 15 min for all parts, loss 0.250"
+    )
+
+
+def test_the_bundle_names_the_parts_that_it_was_made_from(built: Path) -> None:
+    note = json.loads((built / "weights.json").read_text("utf-8"))
+    assert sorted(note) == sorted(PARTS)

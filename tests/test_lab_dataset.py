@@ -1,0 +1,72 @@
+"""Pictures drawn to a folder: cut off, gone on with, and the same again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+np = pytest.importorskip("numpy")
+pytest.importorskip("PIL")
+pytest.importorskip("torch")  # the run folder's module
+
+from promptadapt_core.lab import dataset  # noqa: E402
+from promptadapt_core.settings import SettingsError  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "CHUNK", 4)
+
+
+def test_a_stopped_drawing_goes_on(tmp_path: Path) -> None:
+    asked = iter([False, True, False, False])
+    folder = tmp_path / "cut"
+    assert dataset.write_pictures(folder, 14, 3, should_stop=lambda: next(asked)) == "stopped"
+    assert dataset.write_pictures(folder, 14, 3, should_stop=lambda: False) == "done"
+    assert dataset.write_pictures(tmp_path / "whole", 14, 3) == "done"
+    for cut, whole in zip(
+        dataset.read_pictures(folder), dataset.read_pictures(tmp_path / "whole"), strict=True
+    ):
+        assert len(cut) == 14
+        assert np.array_equal(cut, whole)
+
+
+def test_a_smaller_set_is_the_beginning_of_a_larger_one(tmp_path: Path) -> None:
+    dataset.write_pictures(tmp_path / "a", 5, 3)
+    dataset.write_pictures(tmp_path / "b", 9, 3)
+    small, large = (dataset.read_pictures(tmp_path / name)[0] for name in "ab")
+    assert np.array_equal(small, large[:5])
+    assert dataset.read_scenes(3, 5) == dataset.read_scenes(3, 9)[:5]
+
+
+def test_scenes_belong_to_their_pictures(tmp_path: Path) -> None:
+    dataset.write_pictures(tmp_path, 3, 7)
+    pixels, labels = dataset.read_pictures(tmp_path)
+    for number in range(3):
+        picture = dataset.numbered_picture(7, number)
+        assert np.array_equal(pixels[number], picture.pixels)
+        assert np.array_equal(labels[number], picture.labels)
+    assert dataset.numbered_scene(7, 0) != dataset.numbered_scene(8, 0)
+
+
+def test_another_seed_or_number_is_refused(tmp_path: Path) -> None:
+    dataset.write_pictures(tmp_path, 4, 1)
+    for number, seed in ((4, 2), (5, 1)):
+        with pytest.raises(SettingsError, match="another seed or number"):
+            dataset.write_pictures(tmp_path, number, seed)
+
+
+def test_no_pictures_and_broken_pictures_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read"):
+        dataset.read_pictures(tmp_path)
+    dataset.write_pictures(tmp_path, 4, 1)
+    (tmp_path / dataset.PICTURES_NAME).write_bytes(b"\x93NUMPY\x01\x00v\x00{")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        dataset.read_pictures(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(SettingsError, match="could not be written"):
+        dataset.write_pictures(tmp_path / "file" / "folder", 4, 1)

@@ -1,0 +1,404 @@
+"""Scores of pictures: the heads' golden numbers, and a tiny CLIP of open_clip's own classes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+open_clip = pytest.importorskip("open_clip")
+
+from promptadapt_core.scorers import (  # noqa: E402
+    AestheticHead,
+    BatchPreprocess,
+    OpenClipScorer,
+    ScorerFiles,
+    read_description,
+    read_head,
+    write_description,
+)
+from promptadapt_core.settings import SettingsError  # noqa: E402
+
+SIZE, WIDTH = 32, 12
+TINY = {
+    "embed_dim": WIDTH,
+    "vision_cfg": {
+        "image_size": SIZE, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16,
+    },
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
+}  # fmt: skip
+RATINGS = {  # of the embeddings rating0.npy to rating9.npy, as their authors published them
+    "sac+logos+ava1-l14-linearMSE.pth": (
+        "l14", (1.66, 2.36, 3.07, 3.67, 4.24, 4.70, 5.07, 5.37, 5.58, 5.75),
+    ),
+    "sa_0_4_vit_l_14_linear.pth": (
+        "l14", (-2.46, -0.14, 1.90, 3.58, 5.10, 6.47, 7.79, 9.05, 10.23, 11.30),
+    ),
+    "sa_0_4_vit_b_32_linear.pth": (
+        "b32", (-1.47, 0.27, 1.99, 3.61, 5.09, 6.39, 7.67, 8.92, 9.92, 11.01),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole scorer folder."""
+    folder = tmp_path_factory.mktemp("scorer")
+    (folder / "tiny-clip.json").write_text(json.dumps(TINY), encoding="utf-8")
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(torch.Generator().manual_seed(5).get_state())
+        model = open_clip.CLIP(**json.loads(json.dumps(TINY)))
+    save_file(model.state_dict(), folder / "clip.safetensors")
+    weight = torch.linspace(-1.0, 1.0, WIDTH)[None]
+    save_file({"weight": weight, "bias": torch.tensor([5.0])}, folder / "head.safetensors")
+    files = ScorerFiles("tiny-clip", "clip.safetensors", "head.safetensors",
+                        relevance_knee=0.4, relevance_slope=7.0)  # fmt: skip
+    write_description(folder, files)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scorer(folder: Path) -> OpenClipScorer:
+    return OpenClipScorer.load(folder, batch_size=4)
+
+
+def pictures(number: int, height: int = SIZE, width: int = SIZE, seed: int = 0) -> np.ndarray:
+    """Pictures of coarse random blocks."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (number, 4, 4, 3), dtype=np.uint8)
+    rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
+    return np.ascontiguousarray(blocks[:, rows][:, :, columns])
+
+
+@pytest.mark.parametrize("name", RATINGS)
+def test_published_heads_give_their_published_scores(shared: Path, name: str) -> None:
+    model, expected = RATINGS[name]
+    heads = shared / "data" / "aesthetic_heads"
+    rows = [np.load(heads / f"clip_{model}_ratings" / f"rating{n}.npy")[0] for n in range(10)]
+    scores = read_head(heads / name)(torch.from_numpy(np.stack(rows)))
+    assert scores.dtype == torch.float32
+    assert scores.tolist() == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("width", [512, 768])
+def test_simulacra_heads_read_vectors_of_length_root_d(shared: Path, width: int) -> None:
+    kind = {512: "b_32", 768: "l_14"}[width]
+    path = shared / "data/aesthetic_heads" / f"sac_public_2022_06_29_vit_{kind}_linear.pth"
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    unit = torch.zeros(1, width)
+    unit[0, 3] = 1.0
+    by_hand = float(stored["linear.weight"][0, 3]) * width**0.5 + float(stored["linear.bias"])
+    assert read_head(path)(unit).tolist() == pytest.approx([by_hand], abs=1e-4)
+
+
+def layers(last: int = 1) -> dict[str, torch.Tensor]:
+    """A head of LAION's kind on 2 numbers, x and y: 10 * (2 * (x + 3 * y + 1) - 4) + 0.5."""
+    one = torch.tensor([[1.0]])
+    return {
+        "layers.0.weight": torch.tensor([[1.0, 3.0]]), "layers.0.bias": torch.tensor([1.0]),
+        "layers.2.weight": 2 * one, "layers.2.bias": torch.tensor([-4.0]),
+        "layers.4.weight": one, "layers.4.bias": torch.tensor([0.0]),
+        "layers.6.weight": 10 * one, "layers.6.bias": torch.tensor([0.0]),
+        "layers.7.weight": one.repeat(last, 1), "layers.7.bias": torch.full((last,), 0.5),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pth"])
+def test_layers_without_activations_become_one(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"head.{ending}"
+    save_file(layers(), path) if ending == "safetensors" else torch.save(layers(), path)
+    head = read_head(path)
+    assert head.weight.tolist() == [20.0, 60.0]
+    assert head.bias == pytest.approx(-19.5)
+    assert head(torch.tensor([[1.0, 0.0], [0.6, -0.8]])).tolist() == pytest.approx([0.5, -55.5])
+
+
+class Unwelcome:
+    """What a pickle must not be able to bring in."""
+
+
+BROKEN_HEADS = {
+    "truncated.safetensors": lambda path: path.write_bytes(b"\x40\x00\x00\x00\x00\x00\x00\x00{"),
+    "empty.pth": lambda path: path.write_bytes(b""),
+    "object.pth": lambda path: torch.save({"weight": Unwelcome()}, path),
+    "list.pth": lambda path: torch.save([torch.zeros(1)], path),
+    "names.safetensors": lambda path: save_file({"gain": torch.zeros(1, 3)}, path),
+    "activations.safetensors": lambda path: save_file(
+        {name.replace("7", "9"): tensor for name, tensor in layers().items()}, path
+    ),
+    "two_scores.safetensors": lambda path: save_file(layers(last=2), path),
+    "misfit.safetensors": lambda path: save_file(
+        {**layers(), "layers.4.weight": torch.zeros(1, 5)}, path
+    ),
+    "nan.safetensors": lambda path: save_file(
+        {"weight": torch.tensor([[math.nan]]), "bias": torch.zeros(1)}, path
+    ),
+    "flat.safetensors": lambda path: save_file(
+        {"linear.weight": torch.zeros(3), "linear.bias": torch.zeros(1)}, path
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_HEADS)
+def test_a_broken_head_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    BROKEN_HEADS[name](path)
+    with pytest.raises(SettingsError) as caught:
+        read_head(path)
+    assert caught.value.name == "head"
+    assert str(path) in caught.value.reason
+
+
+def test_a_missing_head_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="there is no file .*nowhere.pth"):
+        read_head(tmp_path / "nowhere.pth")
+
+
+def test_scores_are_those_of_open_clip(folder: Path, scorer: OpenClipScorer) -> None:
+    """Against open_clip used as its README shows, picture by picture."""
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        "tiny-clip", pretrained=str(folder / "clip.safetensors")
+    )
+    model.eval()
+    texts = ["a red cat", "a blue house by the sea", "", "a red cat", "tree"]
+    seen = pictures(5)
+    scores = scorer.score(texts, seen)
+    for row, (text, picture) in enumerate(zip(texts, seen, strict=True)):
+        with torch.no_grad():
+            image = model.encode_image(preprocess(Image.fromarray(picture))[None])[0]
+            words = model.encode_text(open_clip.tokenize([text], context_length=16))[0]
+        cosine = float(torch.cosine_similarity(image, words, dim=0))
+        unit = (image / image.norm()).tolist()
+        by_hand = 5.0 + sum(x * (-1 + 2 * n / 11) for n, x in enumerate(unit))
+        assert float(scores.relevance[row]) == pytest.approx(max(cosine, 0.0), abs=1e-5)
+        assert float(scores.aesthetic[row]) == pytest.approx(by_hand, abs=1e-5)
+    assert scores.aesthetic.dtype == scores.relevance.dtype == torch.float32
+
+
+def test_a_negative_cosine_counts_as_none(scorer: OpenClipScorer) -> None:
+    texts = ["cat", "dog", "tree", "a red house", "sea"]
+    seen = pictures(20, seed=1)
+    cosines = scorer.embed_images(seen) @ scorer.embed_texts(texts).T
+    assert (cosines < -0.01).any()
+    for column, text in enumerate(texts):
+        relevance = scorer.score([text] * len(seen), seen).relevance
+        expected = [max(value, 0.0) for value in cosines[:, column].tolist()]
+        assert relevance.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_embeddings_have_unit_length_and_do_not_depend_on_the_batch(folder: Path) -> None:
+    seen, texts = pictures(7), [f"{n} cats" for n in range(7)]
+    embedded = []
+    for batch_size in (1, 3, 64):
+        scorer = OpenClipScorer.load(folder, batch_size=batch_size)
+        embedded.append((scorer.embed_images(seen), scorer.embed_texts(texts)))
+    for images, words in embedded:
+        assert torch.allclose(images.norm(dim=1), torch.ones(7))
+        assert torch.allclose(words.norm(dim=1), torch.ones(7))
+        assert torch.allclose(images, embedded[0][0], atol=1e-6)
+        assert torch.allclose(words, embedded[0][1], atol=1e-6)
+
+
+def test_one_pass_over_the_pictures_gives_both_scores(folder: Path) -> None:
+    scorer = OpenClipScorer.load(folder)
+    passed: list[int] = []
+    scorer.model.visual.register_forward_hook(lambda *given: passed.append(len(given[2])))
+    scorer.score(["a cat"] * 6, pictures(6))
+    assert passed == [6]
+
+
+@pytest.mark.parametrize(("height", "width"), [(SIZE, SIZE), (48, 48), (SIZE, 50), (90, 40)])
+def test_pictures_of_any_size_take_the_models_own_transform(
+    scorer: OpenClipScorer, height: int, width: int
+) -> None:
+    seen = pictures(3, height, width)
+    inputs = torch.stack([scorer.preprocess(Image.fromarray(picture)) for picture in seen])
+    with torch.no_grad():
+        expected = torch.nn.functional.normalize(scorer.model.encode_image(inputs), dim=-1)
+    assert torch.allclose(scorer.embed_images(seen), expected, atol=1e-6)
+
+
+def test_whole_batches_give_the_numbers_of_the_transform(scorer: OpenClipScorer) -> None:
+    whole = BatchPreprocess.of(scorer.model, scorer.preprocess)
+    assert whole is not None
+    seen = np.random.default_rng(2).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
+    singly = torch.stack([scorer.preprocess(Image.fromarray(picture)) for picture in seen])
+    assert torch.equal(whole(torch.from_numpy(seen)), singly)
+    darker = lambda picture: scorer.preprocess(picture) - 0.5  # noqa: E731
+    assert BatchPreprocess.of(scorer.model, darker) is None
+
+
+def test_nothing_in_gives_nothing_out(scorer: OpenClipScorer) -> None:
+    assert scorer.embed_images(pictures(0)).shape == (0, WIDTH)
+    assert scorer.embed_texts([]).shape == (0, WIDTH)
+    scores = scorer.score([], pictures(0))
+    assert scores.aesthetic.shape == scores.relevance.shape == (0,)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "", "cat " * 200, "a\x00b", "🐈 " * 9])
+def test_any_text_has_an_embedding(scorer: OpenClipScorer, text: str) -> None:
+    assert torch.isfinite(scorer.embed_texts([text])).all()
+
+
+class SmallMemory(torch.nn.Module):
+    """Embeds three numbers at once and no more; a picture by its corner."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image_size = 1
+        self.sizes: list[int] = []
+        self.error: type[RuntimeError] = torch.cuda.OutOfMemoryError
+
+    def encode_image(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(inputs))
+        if len(inputs) > 3:
+            raise self.error("tried to allocate 9 GiB")
+        return torch.stack([inputs[:, 0, 0, 0], torch.ones(len(inputs))], dim=1)
+
+
+def small_memory(batch_size: int) -> OpenClipScorer:
+    preprocess = lambda picture: torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()  # noqa: E731
+    head = AestheticHead(torch.tensor([1.0, 0.0]), 0.0)
+    return OpenClipScorer(
+        SmallMemory(), preprocess, lambda texts: torch.zeros(len(texts)), 2, head,
+        identity="small", batch_size=batch_size,
+    )  # fmt: skip
+
+
+def test_out_of_memory_halves_the_batch_for_good() -> None:
+    scorer = small_memory(batch_size=8)
+    seen = np.arange(10, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
+    embedded = scorer.embed_images(seen)
+    corners = (embedded[:, 0] / embedded[:, 1]).tolist()
+    assert corners == pytest.approx(list(range(10)))
+    assert scorer.model.sizes == [8, 4, 2, 2, 2, 2, 2]
+    assert scorer.batch_size == 2
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    scorer = small_memory(batch_size=8)
+    scorer.model.error = RuntimeError
+    with pytest.raises(RuntimeError, match="9 GiB"):
+        scorer.embed_images(np.zeros((8, 1, 1, 3), dtype=np.uint8))
+    assert scorer.model.sizes == [8]
+
+
+def test_the_identity_follows_the_files(folder: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(folder, copied)
+    own = OpenClipScorer.load(folder).identity
+    assert len(own) == 12
+    assert OpenClipScorer.load(copied).identity == own
+    save_file({"weight": torch.ones(1, WIDTH), "bias": torch.zeros(1)}, copied / "head.safetensors")
+    assert OpenClipScorer.load(copied).identity != own
+
+
+def test_the_description_carries_the_relevance_term(folder: Path) -> None:
+    scorer = OpenClipScorer.load(folder)
+    assert (scorer.relevance_knee, scorer.relevance_slope) == (0.4, 7.0)
+    files = ScorerFiles("tiny-clip", folder / "clip.safetensors", config=folder / "tiny-clip.json")
+    plain = OpenClipScorer.load(files)
+    assert (plain.relevance_knee, plain.relevance_slope) == (0.28, 20.0)
+    with pytest.raises(SettingsError, match="without an aesthetic head"):
+        plain.score(["cat"], pictures(1))
+
+
+def test_loading_and_scoring_leave_the_generators_alone(
+    folder: Path, untouched_generators: Callable[[], contextlib.AbstractContextManager[None]]
+) -> None:
+    with untouched_generators():
+        OpenClipScorer.load(folder).score(["cat", "dog"], pictures(2))
+
+
+def without(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def halved(name: str) -> Callable[[Path], None]:
+    def cut(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+
+    return cut
+
+
+def described(**changes: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "scorer.json"
+        told = {**json.loads(path.read_text("utf-8")), **changes}
+        kept = {name: value for name, value in told.items() if value is not ...}
+        path.write_text(json.dumps(kept), encoding="utf-8")
+
+    return change
+
+
+def wider_head(folder: Path) -> None:
+    save_file(
+        {"weight": torch.ones(1, WIDTH + 1), "bias": torch.zeros(1)}, folder / "head.safetensors"
+    )
+
+
+def other_weights(folder: Path) -> None:
+    save_file({"logit_scale": torch.zeros(())}, folder / "clip.safetensors")
+
+
+DEFECTS = {
+    "no description": (without("scorer.json"), "scorer", "scorer.json"),
+    "half a description": (halved("scorer.json"), "scorer", "scorer.json"),
+    "no model named": (described(model=...), "scorer", "it lacks 'model'"),
+    "a model that is a number": (described(model=3), "scorer", "texts"),
+    "a knee that is text": (described(relevance_knee="0.28"), "scorer", "relevance_knee"),
+    "a slope of NaN": (described(relevance_slope=math.nan), "scorer", "relevance_knee"),
+    "no weights": (without("clip.safetensors"), "weights", "clip.safetensors"),
+    "half the weights": (halved("clip.safetensors"), "weights", "clip.safetensors"),
+    "other weights": (other_weights, "weights", "clip.safetensors"),
+    "an unknown tag": (described(weights="openai"), "weights", "openai"),
+    "no head": (without("head.safetensors"), "head", "head.safetensors"),
+    "half the head": (halved("head.safetensors"), "head", "head.safetensors"),
+    "another model's head": (wider_head, "head", "13 numbers"),
+    "half the config": (halved("tiny-clip.json"), "config", "tiny-clip.json"),
+    "an unknown model": (described(model="no-such-clip"), "model", "no-such-clip"),
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_defect_of_the_folder_is_named(folder: Path, tmp_path: Path, defect: str) -> None:
+    damage, name, reason = DEFECTS[defect]
+    broken = tmp_path / "scorer"
+    shutil.copytree(folder, broken)
+    damage(broken)
+    with pytest.raises(SettingsError) as caught:
+        OpenClipScorer.load(broken)
+    assert caught.value.name == name
+    assert reason in caught.value.reason
+    assert "\n" not in caught.value.reason
+
+
+def test_a_description_reads_back(folder: Path) -> None:
+    files = read_description(folder)
+    assert files == ScorerFiles(
+        "tiny-clip", folder / "clip.safetensors", folder / "head.safetensors",
+        folder / "tiny-clip.json", 0.4, 7.0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [np.zeros((2, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((1, 8, 8, 4), np.uint8)],
+)
+def test_only_rgb_bytes_are_pictures(scorer: OpenClipScorer, seen: np.ndarray) -> None:
+    with pytest.raises(SettingsError, match="pixels"):
+        scorer.embed_images(seen)
+
+
+def test_each_picture_needs_a_user_input(scorer: OpenClipScorer) -> None:
+    with pytest.raises(SettingsError, match="user_inputs"):
+        scorer.score(["a cat"], pictures(2))
