@@ -112,9 +112,8 @@ class OpenClipScorer:
     ) -> OpenClipScorer:
         """source: a folder with scorer.json, or the fields of ScorerFiles. device: as pick_device
         takes. SettingsError says which file is missing, truncated or of another model."""
-        is_folder = isinstance(source, str | Path)
-        files = read_description(source) if is_folder else ScorerFiles(*source)
-        device = pick_device(str(device))
+        in_folder = isinstance(source, str | Path)
+        files = read_description(source) if in_folder else ScorerFiles(*source)
         config = _model_config(files)
         head = None if files.head is None else read_head(files.head)
         if head is not None and len(head.weight) != config["embed_dim"]:
@@ -126,7 +125,8 @@ class OpenClipScorer:
         model, preprocess = _create(files)
         return cls(
             model, preprocess, open_clip.get_tokenizer(files.model), config["embed_dim"], head,
-            identity=_identity(files, config), device=device, batch_size=batch_size,
+            identity=_identity(files, config),
+            device=pick_device(str(device)), batch_size=batch_size,
             relevance_knee=files.relevance_knee, relevance_slope=files.relevance_slope,
         )  # fmt: skip
 
@@ -318,12 +318,11 @@ def read_description(folder: str | Path) -> ScorerFiles:
         raise SettingsError("scorer", f"{path}: model, weights and head have to be texts")
     if not all(type(value) in (int, float) and math.isfinite(value) for value in numbers):
         raise SettingsError("scorer", f"{path}: relevance_knee and _slope have to be numbers")
-    in_folder = Path(folder) / weights
-    is_tag = not in_folder.is_file() and not Path(weights).suffix
+    is_tag = not (Path(folder) / weights).is_file() and not Path(weights).suffix
     config = Path(folder) / f"{model}.json"
     return ScorerFiles(
         model=model,
-        weights=weights if is_tag else in_folder,
+        weights=weights if is_tag else Path(folder) / weights,
         head=Path(folder) / head if head else None,
         config=config if config.is_file() else None,
         relevance_knee=float(numbers[0]),

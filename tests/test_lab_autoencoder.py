@@ -136,7 +136,7 @@ def test_latents_and_pictures_keep_their_shapes(trainee: torch.nn.Module) -> Non
     latents = encode(trainee, PICTURES[:5], batch_size=2)
     assert latents.shape == (5, LATENT_CHANNELS, SIDE // REDUCTION, SIDE // REDUCTION)
     assert latents.dtype == torch.float16
-    assert torch.equal(latents[3:4], encode(trainee, PICTURES[3:4]))
+    torch.testing.assert_close(latents[3:4], encode(trainee, PICTURES[3:4]), rtol=0, atol=2e-3)
     decoded = decode(trainee, latents, batch_size=3)
     assert decoded.shape == (5, SIDE, SIDE, 3)
     assert decoded.dtype == np.uint8

@@ -170,8 +170,8 @@ sys.exit(main(sys.argv[2:]))
 def test_a_disk_that_refuses_leaves_the_last_good_state(built: Path, tmp_path: Path) -> None:
     out = tmp_path / "lab"
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
-    line = ["build", "--out", str(out), "--part", "clip", *flags]
-    limit = 4_000_000  # the pictures fit, the weights of the CLIP do not
+    line = ["build", "--out", str(out), "--part", "judge", *flags]
+    limit = 1_000_000  # the pictures fit, the weights of the judge do not
     options: dict[str, Any] = {
         "cwd": Path(__file__).parents[1], "capture_output": True, "text": True, "check": False,
         "env": {**os.environ, "OMP_NUM_THREADS": "1"},
@@ -180,9 +180,9 @@ def test_a_disk_that_refuses_leaves_the_last_good_state(built: Path, tmp_path: P
     assert full.returncode == 2, full.stderr
     assert "--out: " in full.stderr.splitlines()[-1]
     assert "is whole" in full.stderr.splitlines()[-1]
-    assert not (out / "clip" / "finished.json").exists()
-    assert build(tiny(out, part="clip")) is None
-    assert contents(out / "clip" / "weights") == contents(built / "clip" / "weights")
+    assert not (out / "judge" / "finished.json").exists()
+    assert build(tiny(out, part="judge")) is None
+    assert contents(out / "judge" / "weights") == contents(built / "judge" / "weights")
 
 
 def test_progress_knows_the_time_left_for_all_parts() -> None:

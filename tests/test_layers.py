@@ -48,6 +48,7 @@ ORDER = [
     "images",
     "scorers",
     "lab",
+    "objectives",
     "train",
     "__main__",
 ]

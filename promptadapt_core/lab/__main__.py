@@ -85,14 +85,11 @@ def _export(options: argparse.Namespace) -> None:
     settings = ExportSettings(**given(ExportSettings, options))
     from pathlib import Path
 
-    from ..runs import Silent
     from .export import export_checkpoint
-    from .folders import renderer_folder
 
+    weights = Path(settings.weights) if settings.weights else None
     with _about_weights():
-        written = export_checkpoint(
-            renderer_folder(settings.weights or None), Path(settings.out), Silent()
-        )
+        written = export_checkpoint(weights, Path(settings.out))
     print(f"wrote {written}, {written.stat().st_size / 1e6:.0f} MB")
 
 

@@ -79,6 +79,10 @@ class Bench:
         """(N,) the head's scores."""
         return self.scorer.score([""] * len(pictures), pictures).aesthetic.numpy()
 
+    def image_settings(self) -> dict[str, Any]:
+        """Steps, guidance and what else the pictures depend on."""
+        return dataclasses.asdict(self.generator.settings)
+
     def file_sizes(self) -> dict[str, int]:
         """Bytes of every weight file."""
         paths = sorted(self.weights.rglob("*.safetensors"))

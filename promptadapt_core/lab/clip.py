@@ -49,7 +49,8 @@ MODEL_NAME = "lab-clip"
 WEIGHTS_NAME = "open_clip_model.safetensors"
 SIZE = 64  # pixels of a side
 CONFIG: dict[str, Any] = {
-    "embed_dim": 128,
+    "embed_dim": 256,
+    "init_logit_scale": 3.4,
     "vision_cfg": {"image_size": SIZE, "layers": [1, 1, 1, 1], "width": 16, "head_width": 32},
     "text_cfg": {"context_length": 48, "vocab_size": 49408, "width": 48, "heads": 3, "layers": 2},
 }

@@ -2,24 +2,24 @@
 
 ComfyUI's CheckpointLoaderSimple reads the sizes of a Stable Diffusion 3 from the weights: the
 number of heads and of blocks is the width / 64, CLIP-L alone suffices as text encoder, and a VAE
-in the shape of TAESD is accepted. So everything here is a renaming of what diffusers keeps, with
-two additions that change no picture:
-- TAESD is 64 channels wide: narrower weights are filled up with zero channels, whose ReLU is zero;
-- the position grid is 192 wide as Stable Diffusion 3's. Both libraries cut its middle out, so our
-  grid goes into the middle, and around it the same formula goes on, for larger pictures.
-All weights are half precision, as the lab's own files are. KSampler with sampler "euler" and
-scheduler "normal" takes the same noise and the same steps as the diffusers pipeline.
+in the shape of TAESD is accepted. So the transformer is only renamed, with one addition: the
+position grid is 192 wide as Stable Diffusion 3's. Both libraries cut its middle out, so our grid
+goes into the middle, and around it the same formula goes on, for larger pictures. The text encoder
+has all 12 layers here, of which 11 do nothing. The VAE is filled up, see taesd.py: its pictures
+are ours with every pixel doubled, so 64 x 64 are made as 128 x 128.
+
+All weights are half precision, as the lab's own files are. KSampler takes the same noise as the
+diffusers pipeline, and with the sampler "euler" the same steps: scheduler "simple" for the even
+steps that the lab recommends (8 of them, cfg 3), "normal" for diffusers' own.
 
 Sources: ComfyUI 0.3.75, comfy/utils.py (mmdit_to_diffusers), comfy/ldm/modules/diffusionmodules/
 mmdit.py, comfy/taesd/taesd.py, comfy/latent_formats.py, comfy/text_encoders/sd3_clip.py; the
-diffusers names of SD3Transformer2DModel and AutoencoderTiny.
+diffusers names of SD3Transformer2DModel.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,24 +29,17 @@ import safetensors.torch
 import torch
 
 from .. import runs
+from ..pipeline_files import read_json
 from ..settings import SettingsError
-
-Weights = dict[str, torch.Tensor]
+from .folders import TEXT_SEED, WEIGHTS, check_weights, weight_files
+from .renaming import Source, Weights
+from .renderer import CONFIG, CONTEXT_WIDTH, HEAD_DIM, POOLED_WIDTH
+from .taesd import taesd_weights
+from .text_encoder import state_of_clip_l
 
 TRANSFORMER_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
-CLIP_PREFIX = "text_encoders.clip_l.transformer."
-HEAD_WIDTH = 64  # ComfyUI: heads = blocks = width / 64
 GRID_WIDTH = 192  # positions a side
-TAESD_CHANNELS = 64
-LATENT_CHANNELS, COLOURS = 16, 3
-LATENT_SCALE, LATENT_SHIFT = 1.5305, 0.0609  # of ComfyUI's latents: x / scale + shift
-SAMPLING_SHIFT = 3.0
-CLIP_LAYERS, CLIP_WIDTH, CLIP_TOKENS, CLIP_POSITIONS = 12, 768, 49408, 77
-
-# comfy/ldm/modules/diffusionmodules/mmdit.py, cropped_pos_embed and unpatchify
-ONE_PATCH_REASON = "ComfyUI counts (side + 1) // patch_size positions, wrong for patches of 1"
-VAE_NAME = re.compile(r"(encoder|decoder)\.layers\.(\d+)\.(.+)")
 
 # What is only renamed: (name in the checkpoint, name in diffusers).
 OUTER_NAMES = [
@@ -82,15 +75,15 @@ QUERY_KEY_NORMS = [  # only with qk_norm="rms_norm"
 ]
 
 
-def export_checkpoint(weights: Path, out: Path, report: runs.Reporter | None = None) -> Path:
-    """Write the renderer in the diffusers folder `weights` as one .safetensors file, and say its
-    size to `report` (a line on stderr when there is none).
+def export_checkpoint(weights: Path | None, out: Path) -> Path:
+    """Write the renderer as one .safetensors file; returns its path.
 
-    The file is replaced whole or not at all. Raises SettingsError("weights", ...) for a folder
-    that is not complete or has a shape that ComfyUI's Stable Diffusion 3 cannot take, and
-    SettingsError("out", ...) for a folder or a place that cannot be written.
+    weights: a folder with transformer/ and vae/, as `folders.renderer_folder` takes it; None takes
+    the bundled ones. The file is replaced whole or not at all. Raises SettingsError("weights", ...)
+    for a folder that is not complete or has a shape that ComfyUI's Stable Diffusion 3 cannot take,
+    and SettingsError("out", ...) for a folder or a place that cannot be written.
     """
-    weights, out = Path(weights), Path(out)
+    weights, out = Path(weights) if weights else WEIGHTS, Path(out)
     _check_out(out)
     tensors = checkpoint_weights(weights)
 
@@ -101,7 +94,6 @@ def export_checkpoint(weights: Path, out: Path, report: runs.Reporter | None = N
         runs.replace_file(out, write)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         raise SettingsError("out", f"{out} could not be written ({_reason(error)})") from None
-    (report or runs.Progress()).say(f"{out}: {out.stat().st_size / 1e6:.0f} MB")
     return out
 
 
@@ -124,83 +116,46 @@ def _reason(error: Exception) -> str:
 
 
 def checkpoint_weights(folder: Path) -> Weights:
-    """All tensors of the checkpoint, float16 but for two scalars, from a diffusers folder of a
-    StableDiffusion3Pipeline. SettingsError("weights", ...) for what ComfyUI cannot take."""
-    if not folder.is_dir():
-        raise SettingsError("weights", f"there is no folder {folder}")
-    scheduler = _read_config(folder / "scheduler" / "scheduler_config.json")
-    if scheduler.get("shift") != SAMPLING_SHIFT or scheduler.get("use_dynamic_shifting"):
-        raise SettingsError("weights", f"{folder}: the scheduler's shift is not {SAMPLING_SHIFT}")
+    """All tensors of the checkpoint, float16 but for two scalars, from a folder with transformer/
+    and vae/. SettingsError("weights", ...) for what ComfyUI cannot take."""
+    check_weights(folder)
     parts = {
         TRANSFORMER_PREFIX: mmdit_weights(*_read_part(folder / "transformer")),
         VAE_PREFIX: taesd_weights(*_read_part(folder / "vae")),
-        CLIP_PREFIX: clip_weights(_read_part(folder / "text_encoder")[0]),
     }
-    return {
+    named = {
         prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()
     }
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingsError("weights", f"{path} cannot be read ({_reason(error)})") from None
-    if not isinstance(config, dict):
-        raise SettingsError("weights", f"{path} does not hold a JSON object")
-    return config
+    return named | state_of_clip_l(TEXT_SEED)
 
 
 def _read_part(folder: Path) -> tuple[Weights, dict[str, Any]]:
-    """Weights and config of one part of the pipeline."""
-    config = _read_config(folder / "config.json")
-    names = ("diffusion_pytorch_model.safetensors", "model.safetensors")
-    path = next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
-    try:
-        return safetensors.torch.load_file(path), config
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise SettingsError("weights", f"{path} cannot be read ({_reason(error)})") from None
-
-
-class _Source:
-    """Weights of one part; each is taken once, and none may be left over."""
-
-    def __init__(self, part: str, weights: Mapping[str, torch.Tensor]):
-        self.part = part
-        self.left = dict(weights)
-
-    def take(self, name: str, shape: tuple[int, ...] | None = None) -> torch.Tensor:
-        """A copy in half precision. SettingsError when it is missing, of another shape or too
-        large for half precision."""
-        if name not in self.left:
-            raise SettingsError("weights", f"{self.part} has no {name}")
-        half = self.left.pop(name).to(torch.float16, copy=True).contiguous()
-        if shape is not None and tuple(half.shape) != shape:
-            raise SettingsError(
-                "weights", f"{self.part}: {name} is {tuple(half.shape)}, expected {shape}"
-            )
-        if not torch.isfinite(half).all():
-            raise SettingsError("weights", f"{self.part}: {name} does not fit half precision")
-        return half
-
-    def finish(self) -> None:
-        if self.left:
-            extra = ", ".join(sorted(self.left)[:3])
-            raise SettingsError("weights", f"{self.part} has what ComfyUI cannot take: {extra}")
+    """Weights and config of one part."""
+    weights: Weights = {}
+    for path in weight_files(folder):
+        try:
+            weights |= safetensors.torch.load_file(path)
+        except (safetensors.SafetensorError, OSError, ValueError) as error:
+            reason = f"{path} cannot be read ({_reason(error)})"
+            raise SettingsError("weights", reason) from None
+    return weights, read_json(folder / "config.json")
 
 
 def mmdit_weights(weights: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> Weights:
     """Stable Diffusion 3's own names for the weights of an SD3Transformer2DModel."""
-    depth, heads = config.get("num_layers"), config.get("num_attention_heads")
-    if depth != heads or config.get("attention_head_dim") != HEAD_WIDTH:
-        raise SettingsError(
-            "weights", f"transformer: ComfyUI expects as many heads of {HEAD_WIDTH} as blocks"
-        )
-    if config.get("in_channels") != LATENT_CHANNELS:
-        raise SettingsError("weights", f"transformer: expected {LATENT_CHANNELS} latent channels")
-    if config.get("patch_size", 0) < 2:
-        raise SettingsError("weights", f"transformer: {ONE_PATCH_REASON}")
-    source, renamed = _Source("transformer", weights), {}
+    depth = config.get("num_layers")
+    if type(depth) is not int or depth < 1:
+        raise SettingsError("weights", f"transformer: num_layers is {depth}")
+    width = depth * HEAD_DIM  # ComfyUI counts on it; and its grid counts one off for patches of 1
+    wanted = {
+        **CONFIG, "num_attention_heads": depth, "caption_projection_dim": width,
+        "joint_attention_dim": CONTEXT_WIDTH, "pooled_projection_dim": POOLED_WIDTH,
+    }  # fmt: skip
+    for name, value in wanted.items():
+        if config.get(name) != value:
+            reason = f"transformer: {name} is {config.get(name)}, expected {value}"
+            raise SettingsError("weights", reason)
+    source, renamed = Source("transformer", weights), {}
     for end in ("weight", "bias"):
         for new, old in OUTER_NAMES:
             renamed[f"{new}.{end}"] = source.take(f"{old}.{end}")
@@ -210,12 +165,14 @@ def mmdit_weights(weights: Mapping[str, torch.Tensor], config: Mapping[str, Any]
     for index in range(depth):
         block = _block_weights(source, f"transformer_blocks.{index}.", index == depth - 1)
         renamed.update({f"joint_blocks.{index}.{name}": block[name] for name in block})
-    renamed["pos_embed"] = position_grid(source.take("pos_embed.pos_embed"), config)
+    side = CONFIG["pos_embed_max_size"]
+    grid = source.take("pos_embed.pos_embed", (1, side * side, width))
+    renamed["pos_embed"] = position_grid(grid, CONFIG["sample_size"] // CONFIG["patch_size"] / side)
     source.finish()
     return renamed
 
 
-def _block_weights(source: _Source, prefix: str, last: bool) -> Weights:
+def _block_weights(source: Source, prefix: str, last: bool) -> Weights:
     """The weights of one joint block, without its own prefix."""
     names = IMAGE_NAMES if last else IMAGE_NAMES + TEXT_NAMES
     block = {}
@@ -239,20 +196,14 @@ def _swapped(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat([shift, scale], dim=0)
 
 
-def position_grid(grid: torch.Tensor, config: Mapping[str, Any]) -> torch.Tensor:
+def position_grid(grid: torch.Tensor, step: float) -> torch.Tensor:
     """(1, side * side, width) position embeddings -> (1, 192 * 192, width), ours in the middle.
 
-    Around it the formula of diffusers' get_2d_sincos_pos_embed goes on: coordinates are
-    sample_size / side apart and may be negative.
+    Around it the formula of diffusers' get_2d_sincos_pos_embed goes on: coordinates are `step`
+    apart and may be negative. side: even and at most 192.
     """
     side, width = math.isqrt(grid.shape[1]), grid.shape[2]
-    margin, odd = divmod(GRID_WIDTH - side, 2)
-    if side * side != grid.shape[1] or odd or margin < 0:
-        raise SettingsError(
-            "weights",
-            f"transformer: pos_embed_max_size has to be even and at most {GRID_WIDTH}, got {side}",
-        )
-    step = config.get("sample_size", 0) // config.get("patch_size", 1) / side
+    margin = (GRID_WIDTH - side) // 2
     along = _waves((torch.arange(GRID_WIDTH, dtype=torch.float64) - margin) * step, width // 2)
     shape = (GRID_WIDTH, GRID_WIDTH, width // 2)
     across, down = along[None, :].expand(shape), along[:, None].expand(shape)
@@ -267,77 +218,3 @@ def _waves(positions: torch.Tensor, width: int) -> torch.Tensor:
     exponents = torch.arange(width // 2, dtype=torch.float64) / (width / 2)
     angles = torch.outer(positions, 1.0 / 10000**exponents)
     return torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
-
-
-def taesd_weights(weights: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> Weights:
-    """TAESD's names for the weights of an AutoencoderTiny, filled up with zeros to 64 channels.
-
-    ComfyUI hands its VAE `latents / 1.5305 + 0.0609` and TAESD computes `(x - shift) * scale`; the
-    two scalars (float32) are set so that the decoder sees what diffusers' decoder sees.
-    """
-    blocks = [config.get(f"num_{side}_blocks") for side in ("encoder", "decoder")]
-    if [list(part or ()) for part in blocks] != [[1, 3, 3, 3], [3, 3, 3, 1]]:
-        raise SettingsError("weights", "vae: ComfyUI expects the blocks of TAESD")
-    widths = {
-        width
-        for side in ("encoder", "decoder")
-        for width in config.get(f"{side}_block_out_channels", ())
-    }
-    if len(widths) != 1 or not LATENT_CHANNELS < min(widths) <= TAESD_CHANNELS:
-        raise SettingsError(
-            "weights",
-            f"vae: expected one width of {LATENT_CHANNELS + 1} to {TAESD_CHANNELS} channels",
-        )
-    if config.get("latent_channels") != LATENT_CHANNELS:
-        raise SettingsError("weights", f"vae: expected {LATENT_CHANNELS} latent channels")
-    source, renamed = _Source("vae", weights), {}
-    for name in weights:
-        found = VAE_NAME.fullmatch(name)
-        if found is None:
-            raise SettingsError("weights", f"vae has what ComfyUI cannot take: {name}")
-        side, number, rest = found.groups()
-        first = side == "decoder"  # TAESD's decoder counts its tanh as layer 0
-        renamed[f"taesd_{side}.{int(number) + first}.{rest}"] = _filled(source.take(name))
-    scale = LATENT_SCALE / config.get("scaling_factor", 1.0)
-    shift = LATENT_SHIFT - config.get("shift_factor", 0.0) / scale
-    renamed["vae_scale"] = torch.tensor(scale, dtype=torch.float32)
-    renamed["vae_shift"] = torch.tensor(shift, dtype=torch.float32)
-    return renamed
-
-
-def _filled(tensor: torch.Tensor) -> torch.Tensor:
-    """A convolution's weight (out, in, 3, 3) or bias (out,) with its hidden channels filled up to
-    64; colours and latents keep their number."""
-    sizes = [n if n in (COLOURS, LATENT_CHANNELS) else TAESD_CHANNELS for n in tensor.shape[:2]]
-    filled = tensor.new_zeros(*sizes, *tensor.shape[2:])
-    filled[tuple(slice(size) for size in tensor.shape)] = tensor
-    return filled
-
-
-def clip_weights(weights: Mapping[str, torch.Tensor]) -> Weights:
-    """The weights of a CLIPTextModelWithProjection of CLIP-L's size, every one of them: ComfyUI
-    leaves what is missing as whatever the memory held."""
-    source = _Source("text_encoder", weights)
-    source.left.pop("text_model.embeddings.position_ids", None)
-    renamed = {name: source.take(name, shape) for name, shape in clip_shapes().items()}
-    source.finish()
-    return renamed
-
-
-def clip_shapes() -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight of CLIP-L's text encoder."""
-    width, inner = CLIP_WIDTH, 4 * CLIP_WIDTH
-    square = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
-    layer = {f"{name}.weight": (width, width) for name in square}
-    layer |= {"mlp.fc1.weight": (inner, width), "mlp.fc2.weight": (width, inner)}
-    layer |= {f"layer_norm{number}.weight": (width,) for number in (1, 2)}
-    layer |= {name.replace(".weight", ".bias"): shape[:1] for name, shape in layer.items()}
-    shapes: dict[str, tuple[int, ...]] = {
-        "text_model.embeddings.token_embedding.weight": (CLIP_TOKENS, width),
-        "text_model.embeddings.position_embedding.weight": (CLIP_POSITIONS, width),
-    }
-    for index in range(CLIP_LAYERS):
-        prefix = f"text_model.encoder.layers.{index}."
-        shapes |= {prefix + name: shape for name, shape in layer.items()}
-    shapes |= {f"text_model.final_layer_norm.{end}": (width,) for end in ("weight", "bias")}
-    return shapes | {"text_projection.weight": (width, width)}

@@ -47,6 +47,8 @@ CONFIG: dict[str, Any] = {
 }  # fmt: skip
 LABEL_LAYER = 1  # the block after which the patches' subjects are read
 LABEL_WEIGHT = 0.3
+# The logit of s is normal (section 3.1 of the paper): where s is high, shapes are decided.
+S_MEAN, S_SPREAD = 0.8, 1.1
 NO_CAPTION = 0.1  # share of training captions left empty, for guidance
 NO_COLOUR = 0.08  # share of captions that leave the colours out
 EXTRA_PADDING = 256  # zero tokens that diffusers adds for the absent T5, in a fifth of the batches
@@ -184,7 +186,7 @@ class RendererStage:
             for group in optimizer.param_groups:
                 group["lr"] = lr
         extra = EXTRA_PADDING if float(torch.rand((), generator=generator)) < 0.2 else 0
-        s = torch.sigmoid(0.2 + 1.2 * torch.randn(len(rows), generator=generator))
+        s = torch.sigmoid(S_MEAN + S_SPREAD * torch.randn(len(rows), generator=generator))
         flow, read, labels = self._losses(rows, texts, s, generator, extra)
         subjects = functional.cross_entropy(read.flatten(0, 1), labels.flatten())
         loss = flow + LABEL_WEIGHT * subjects

@@ -33,6 +33,8 @@ def render_files(
     """
     if len(prompt) > MAX_INPUT_CHARACTERS:
         raise SettingsError("user_input", f"expected at most {MAX_INPUT_CHARACTERS:,} characters")
+    # A console may pass on halves of characters, which no tokenizer takes.
+    prompt = prompt.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     paths = output_paths(settings.out, settings.num_images)
     for line in remarks(prompt, settings.size):
         say(line)

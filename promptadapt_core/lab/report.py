@@ -53,7 +53,7 @@ def write_report(settings: ReportSettings, report: runs.Reporter | None = None) 
     report.say("drawing the sheets")
     sheets = galleries(bench.render, bench.autoencoded)
     found = {
-        "settings": dataclasses.asdict(settings),
+        "settings": {**dataclasses.asdict(settings), **bench.image_settings()},
         "acceptance": [measure.row() for measure in accepted],
         "modifiers": [measure.row() for measure in modifiers],
         "others": [measure.row() for measure in others],
@@ -186,9 +186,9 @@ def report_page(found: dict[str, Any], sheets: Sequence[Gallery]) -> str:
     settings = found["settings"]
     parts = [
         page.paragraph(
-            f"{settings['num_pictures']} pictures behind a measure, {settings['steps']} sampling "
-            f"steps, guidance {settings['guidance_scale']:g}, seed {settings['seed']}. Intervals "
-            "are 95%: Wilson's for shares, a bootstrap for the rest.",
+            f"{settings['num_pictures']} pictures behind a measure, {settings['num_steps']} "
+            f"sampling steps, guidance {settings['guidance_scale']:g}, seed {settings['seed']}. "
+            "Intervals are 95%: Wilson's for shares, a bootstrap for the rest.",
             "note",
         ),
         page.heading("What must hold"),
