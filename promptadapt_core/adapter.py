@@ -58,7 +58,7 @@ class Adaptation:
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """One user input on its way through the policy: `typed` as the person wrote it, `parsed`
     what the person asked for."""
 
@@ -129,22 +129,29 @@ class PromptAdapter:
         """Adapt many user inputs in batches; each comes out as it would alone."""
         settings = self.settings(**given)
         adaptations: list[Adaptation | None] = []
-        works: list[tuple[int, _Work]] = []
+        works: list[tuple[int, Work]] = []
         for user_input in user_inputs:
             parsed = prompts.parse(user_input, settings.keep)
-            decision = self._gate(parsed, settings)
-            if decision.adapt:
-                work = self._work(parsed, settings)
-                decision = self._fits(work)
-            if decision.adapt:
+            work, reason = self.prepare(parsed, settings)
+            if work is not None:
                 works.append((len(adaptations), work))
                 adaptations.append(None)
             else:
-                adaptations.append(self._left_alone(parsed, decision.reason))
+                adaptations.append(self._left_alone(parsed, reason))
         found = self._candidates([work for _, work in works], settings, should_stop)
         for (place, work), candidates in zip(works, found, strict=True):
             adaptations[place] = self._adaptation(work.typed, candidates)
         return [adaptation for adaptation in adaptations if adaptation is not None]
+
+    def prepare(
+        self, parsed: prompts.ParsedInput, settings: AdaptSettings
+    ) -> tuple[Work | None, str]:
+        """What the policy reads of one user input; None, and why, where it is left alone."""
+        decision = self._gate(parsed, settings)
+        if decision.adapt:
+            work = self._work(parsed, settings)
+            decision = self._fits(work)
+        return (work, "") if decision.adapt else (None, decision.reason)
 
     def _gate(self, parsed: prompts.ParsedInput, settings: AdaptSettings) -> gate.GateDecision:
         if not modifiers.clean(parsed.plain):
@@ -154,7 +161,7 @@ class PromptAdapter:
             return gate.has_room(num_clip_tokens, settings.token_budget)
         return gate.decide(parsed.plain, num_clip_tokens, settings.token_budget)
 
-    def _fits(self, work: _Work) -> gate.GateDecision:
+    def _fits(self, work: Work) -> gate.GateDecision:
         """Whether the policy can read it all and has room to write."""
         context = decoding.context_length(self.policy.decoder)
         if context is not None and work.num_fed + gate.ROOM_TOKENS > context:
@@ -165,7 +172,7 @@ class PromptAdapter:
             return gate.GateDecision(False, reason)
         return gate.GateDecision(True, "")
 
-    def _work(self, typed: prompts.ParsedInput, settings: AdaptSettings) -> _Work:
+    def _work(self, typed: prompts.ParsedInput, settings: AdaptSettings) -> Work:
         parsed = _asked(typed, settings.keep) if self._continues else typed
         policy_text = modifiers.clean(parsed.plain)
         short = len(policy_text.split()) <= LONG_INPUT_WORDS
@@ -179,11 +186,11 @@ class PromptAdapter:
         policy = self.policy
         prompt_ids = policy.encode(policy.policy_prompt(policy_text))
         forced_ids = policy.encode(f" {policy_text},") if self._continues else []
-        return _Work(typed, parsed, prompt_ids, forced_ids, rules)
+        return Work(typed, parsed, prompt_ids, forced_ids, rules)
 
     def _candidates(
         self,
-        works: list[_Work],
+        works: list[Work],
         settings: AdaptSettings,
         should_stop: Callable[[], bool] | None,
     ) -> list[list[Candidate]]:
@@ -204,7 +211,7 @@ class PromptAdapter:
 
     def _decode(
         self,
-        works: list[_Work],
+        works: list[Work],
         settings: AdaptSettings,
         should_stop: Callable[[], bool] | None,
     ) -> list[list[decoding.Completion]]:
@@ -227,7 +234,7 @@ class PromptAdapter:
             should_stop=should_stop,
         )
 
-    def _request(self, work: _Work, settings: AdaptSettings) -> decoding.DecodingRequest:
+    def _request(self, work: Work, settings: AdaptSettings) -> decoding.DecodingRequest:
         return decoding.DecodingRequest(
             prompt_ids=work.prompt_ids,
             forced_ids=work.forced_ids,
@@ -238,7 +245,7 @@ class PromptAdapter:
     def _merged(
         self,
         known: list[Candidate],
-        work: _Work,
+        work: Work,
         completions: list[decoding.Completion],
         settings: AdaptSettings,
         meagre: bool,
@@ -248,20 +255,21 @@ class PromptAdapter:
         seen = {modifiers.normal(candidate.adapted_prompt) for candidate in known}
         merged = list(known)
         for completion in completions:
-            candidate = self._candidate(work, completion, settings, meagre and not merged)
+            candidate = self.candidate(work, completion, settings, meagre and not merged)
             if candidate and modifiers.normal(candidate.adapted_prompt) not in seen:
                 seen.add(modifiers.normal(candidate.adapted_prompt))
                 merged.append(candidate)
         return merged[: settings.num_candidates]
 
-    def _candidate(
+    def candidate(
         self,
-        work: _Work,
+        work: Work,
         completion: decoding.Completion,
         settings: AdaptSettings,
         meagre: bool,
     ) -> Candidate | None:
-        """The candidate of one completion, or None where it breaks a promise."""
+        """The candidate of one completion, or None where it breaks a promise. meagre: it may add
+        fewer modifiers than are wanted."""
         if self._continues:
             built = self._continued(work, completion, settings, meagre)
         else:
@@ -275,7 +283,7 @@ class PromptAdapter:
 
     def _continued(
         self,
-        work: _Work,
+        work: Work,
         completion: decoding.Completion,
         settings: AdaptSettings,
         meagre: bool,
@@ -295,7 +303,7 @@ class PromptAdapter:
         return (adapted_prompt, ", ".join(additions), num_clip_tokens) if additions else None
 
     def _rewritten(
-        self, work: _Work, completion: decoding.Completion, settings: AdaptSettings
+        self, work: Work, completion: decoding.Completion, settings: AdaptSettings
     ) -> tuple[str, str, int] | None:
         """The same for a policy that writes the whole prompt: what was protected is put back."""
         rewrite = completion.text.strip(" ,")

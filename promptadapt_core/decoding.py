@@ -56,6 +56,7 @@ def decode(
     length_penalty: float = 1.0,
     should_stop: Callable[[], bool] | None = None,
     batch_size: int = 16,
+    packed: bool = True,
 ) -> list[list[Completion]]:
     """At most `num_candidates` completions of every request, best first.
 
@@ -63,6 +64,7 @@ def decode(
     num_beams, mode sample as many as asked for, repeats included. diverse is one beam in each of
     num_beams groups. temperature and top_p belong to sample, diversity_penalty to diverse.
     Requests run `batch_size` at a time on the model's device; the model has to be in eval mode.
+    packed: a CPU may read a copy of the weights (packed_weights); off while they are trained.
 
     Raises SettingsError for a prompt that does not fit the model and for settings out of range,
     Stopped once should_stop(), asked before every token, is true.
@@ -94,7 +96,7 @@ def decode(
             searches.append(make_search(writer, requests[place], min(max_new_tokens, room)))
         sequences = [requests[place].fed_ids for place in places]
         with _full_precision(policy_model):
-            forward = _forward(policy_model, branching=mode == "beam")
+            forward = _forward(policy_model, mode == "beam", packed)
             _run(forward, sequences, searches, score, should_stop)
         for place, search in zip(places, searches, strict=True):
             found[place] = search.completions()[:num_candidates]
@@ -177,9 +179,11 @@ def _run(
         active, num_rows = still_active, new_num_rows
 
 
-def _forward(model: Any, branching: bool) -> forward_any.AnyForward | forward_gpt2.Gpt2Forward:
+def _forward(
+    model: Any, branching: bool, packed: bool
+) -> forward_any.AnyForward | forward_gpt2.Gpt2Forward:
     if forward_gpt2.is_plain_gpt2(model):
-        return forward_gpt2.Gpt2Forward(model, branching)
+        return forward_gpt2.Gpt2Forward(model, branching, packed)
     return forward_any.AnyForward(model)
 
 

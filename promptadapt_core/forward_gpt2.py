@@ -62,12 +62,12 @@ class Gpt2Forward:
     """Feeds prompts once, then one token a row; rows may be repeated, reordered and dropped.
 
     branching: the rows of a request fork and die all the time (beams) and share a pool. Without,
-    each row is one chain with a pool of its own.
+    each row is one chain with a pool of its own. packed: see packed_weights.products.
     """
 
-    def __init__(self, model: Any, branching: bool):
+    def __init__(self, model: Any, branching: bool, packed: bool = True):
         self._model = model
-        self._products = products(model)
+        self._products = products(model, packed)
         self._blocks = list(model.transformer.h)
         self._num_heads = model.config.n_head
         self._head_size = model.config.n_embd // model.config.n_head

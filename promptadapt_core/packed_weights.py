@@ -44,9 +44,13 @@ class _Packed(NamedTuple):
 _PACKED: weakref.WeakKeyDictionary[Any, _Packed] = weakref.WeakKeyDictionary()
 
 
-def products(model: Any) -> Products:
-    """The products of a plain GPT-2 with the weights that it has now."""
-    if not _can_pack(model):
+def products(model: Any, packed: bool = True) -> Products:
+    """The products of a plain GPT-2 with the weights that it has now.
+
+    Without `packed` they read the weights as they lie. Packed copies are made anew when a sample of
+    the weights has changed: right for a model that is used, a risk for one that is being trained.
+    """
+    if not packed or not _can_pack(model):
         return _made(model, _plain, _plain_gelu, functional.linear)
     fingerprint = _fingerprint(model)
     known = _PACKED.get(model)

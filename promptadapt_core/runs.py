@@ -294,7 +294,8 @@ class Progress:
 
     def _figures(self) -> str:
         shown = {"train/loss": "loss {:.3f}", "valid/loss": "valid {:.3f}",
-                 "train/tokens_per_second": "{:,.0f} tokens/s"}  # fmt: skip
+                 "train/tokens_per_second": "{:,.0f} tokens/s",
+                 "rollout/reward": "reward {:.3f}", "kl/ref_kl": "KL {:.2f}"}  # fmt: skip
         parts = [text.format(self.metrics[n]) for n, text in shown.items() if n in self.metrics]
         return "".join(f", {part}" for part in parts)
 

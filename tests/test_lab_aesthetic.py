@@ -66,7 +66,7 @@ def test_the_saved_head_scores_as_the_trained_layers(tmp_path: Path) -> None:
         fitted.step(step)
     fitted.save(tmp_path)
     embeddings = ratings_of()[0]
-    with torch.no_grad():
+    with torch.no_grad(), fitted.ema.applied(fitted.model):
         expected = fitted.model(embeddings)
     assert torch.allclose(read_head(tmp_path / HEAD_NAME)(embeddings), expected, atol=0.01)
 

@@ -15,11 +15,12 @@ pytest.importorskip("diffusers")
 pytest.importorskip("open_clip")
 
 from promptadapt_core import runs
+from promptadapt_core.lab import bench, galleries, report
 from promptadapt_core.lab import build as building
 from promptadapt_core.lab.build import WORKS, build, planned
-from promptadapt_core.lab.folders import WEIGHTS
+from promptadapt_core.lab.folders import CACHE_VARIABLE, WEIGHTS
 from promptadapt_core.lab.progress import BuildProgress, Work
-from promptadapt_core.lab.settings import PARTS, LabSettings
+from promptadapt_core.lab.settings import PARTS, LabSettings, ReportSettings
 from promptadapt_core.lab.works import num_valid
 from promptadapt_core.settings import SettingsError
 
@@ -156,6 +157,28 @@ def test_too_few_pictures_to_hold_some_out() -> None:
         tiny(Path("x"), num_pictures=63)
     assert num_valid(64) == 8
     assert num_valid(60_000) == 512
+
+
+def test_the_built_lab_can_be_measured(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(bench, "NUMBERS_OF_STEPS", (1,))
+    monkeypatch.setattr(bench, "LEAST_SECONDS", 0.01)
+    monkeypatch.setattr(report, "LEAST_PAIRS", 1)
+    monkeypatch.setattr(report, "AMONG", 10)
+    monkeypatch.setattr(galleries, "SUBJECTS", galleries.SUBJECTS[:2])
+    monkeypatch.setattr(galleries, "EFFECTIVE", galleries.EFFECTIVE[:3])
+    monkeypatch.setattr(report, "EFFECTIVE", report.EFFECTIVE[:3])
+    settings = ReportSettings(
+        out=str(tmp_path / "report"), weights=str(built / "weights"), num_pictures=20, steps=1,
+        guidance_scale=1.0,
+    )  # fmt: skip
+    found = report.write_report(settings)
+    assert (tmp_path / "report" / "report.html").is_file()
+    assert found["settings"]["num_steps"] == 1
+    assert found["weights"].keys() >= {"judge/judge.safetensors"}
+    assert found["speeds"]["pictures scored per second"] > 0
 
 
 LIMITED = """

@@ -75,7 +75,8 @@ def test_a_widened_model_reads_padded_texts_alike() -> None:
     model = random_transformer()
     generator = torch.Generator().manual_seed(3)
     context, pooled, latents = (
-        torch.randn(shape, generator=generator) for shape in ((1, 9, 768), (1, 768), (1, 16, 16, 16))
+        torch.randn(shape, generator=generator)
+        for shape in ((1, 9, 768), (1, 768), (1, 16, 16, 16))
     )
     timestep = torch.tensor([300.0])
     narrow = model(latents, context, pooled, timestep, return_dict=False)[0]

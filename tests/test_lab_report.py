@@ -98,6 +98,9 @@ class PerfectBench:
     def autoencoded(self, pictures: np.ndarray) -> np.ndarray:
         return pictures
 
+    def machine(self) -> str:
+        return "a fast one"
+
     def speeds(self) -> dict[str, float]:
         return {"renders per second": 12.5}
 
@@ -246,6 +249,16 @@ def test_a_sheet_has_room_for_every_cell_and_label() -> None:
     assert picture.getpixel((0, 0)) == grids.PAPER
     empty = (grids.GAP + 64, 2 * grids.GAP + 128 + grids.LINE + 64)
     assert picture.getpixel(empty) == grids.PAPER
+
+
+def test_blocks_of_columns_stand_apart() -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    rows = [[grids.Cell(pixels)] * 4]
+    apart = grids.sheet(rows, scale=1, block=2)
+    assert apart.width == grids.sheet(rows, scale=1).width + grids.BLOCK_GAP
+    third = 3 * grids.GAP + 2 * 64 + grids.BLOCK_GAP
+    assert apart.getpixel((third - 1, 40)) == grids.PAPER
+    assert apart.getpixel((third, 40)) == (0, 0, 0)
 
 
 def test_labels_never_run_into_the_next_cell() -> None:

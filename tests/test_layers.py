@@ -48,7 +48,12 @@ ORDER = [
     "images",
     "scorers",
     "lab",
+    "baselines",
+    "picture_scores",
+    "rewards",
+    "alarms",
     "objectives",
+    "rollouts",
     "train",
     "__main__",
 ]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -21,7 +20,8 @@ from torch import nn
 from ..scorers import HEAD_LAYERS, OpenClipScorer, ScorerFiles, read_description, write_description
 from ..settings import SettingsError
 from .clip import MODEL_NAME, WEIGHTS_NAME, rank_correlation
-from .stages import build_seeded, cosine_lr, make_adamw, set_lr, step_generator
+from .stages import build_seeded
+from .training import COMMON_METRICS, Training
 
 HEAD_NAME = "aesthetic_head.safetensors"
 WIDTHS = (128, 64, 32, 16)  # LAION's: 1024, 128, 64, 16
@@ -46,14 +46,14 @@ class HeadLayers(nn.Module):
         return embeddings[:, 0]
 
 
-class AestheticStage:
+class AestheticStage(Training):
     """Fits the head to ratings (N,), 1 to 10, of pictures with the embeddings (N, D), unit length
     (`OpenClipScorer.embed_images`). The last `num_valid` are held out."""
 
     name = "aesthetic"
     metrics = {
+        **COMMON_METRICS,
         "train/loss": "mean squared error of the scores, rating points squared",
-        "optim/lr": "learning rate",
         "valid/loss": "the same on held-out ratings",
         "valid/rating_correlation": "rank correlation of score and held-out rating",
     }
@@ -69,6 +69,7 @@ class AestheticStage:
         lr: float = 2e-3,
         num_valid: int = 500,
         validate_every: int = 500,
+        ema_decay: float = 0.99,
         device: torch.device | str = "cpu",
     ):
         if ratings.shape != (len(embeddings),):
@@ -77,51 +78,35 @@ class AestheticStage:
         if not 0 < num_valid < len(ratings) - 1:
             reason = f"expected more than the {num_valid} held out, got {len(ratings)}"
             raise SettingsError("ratings", reason)
-        self.device, self.num_train = torch.device(device), len(ratings) - num_valid
-        self.embeddings = embeddings.float().to(self.device)
-        self.ratings = torch.from_numpy(np.array(ratings, dtype=np.float32)).to(self.device)
-        self.num_steps, self.batch_size, self.seed, self.lr = num_steps, batch_size, seed, lr
-        self.validate_every = validate_every
-        self.model = build_seeded(lambda: HeadLayers(embeddings.shape[1]), seed)
+        self.batch_size, self.num_train = batch_size, len(ratings) - num_valid
+        self.embeddings = embeddings.float().to(device)
+        self.ratings = torch.from_numpy(np.array(ratings, dtype=np.float32)).to(device)
+        model = build_seeded(lambda: HeadLayers(embeddings.shape[1]), seed)
         with torch.no_grad():
-            self.model.layers["7"].bias.fill_(float(self.ratings[: self.num_train].mean()))
-        self.model.to(self.device)
-        self.optimizer = make_adamw(self.model, lr, weight_decay=0.0)
+            model.layers["7"].bias.fill_(float(self.ratings[: self.num_train].mean()))
+        self.prepare(
+            model, num_steps=num_steps, seed=seed, lr=lr, weight_decay=0.0, ema_decay=ema_decay,
+            validate_every=validate_every, device=device, precision="float32",
+        )  # fmt: skip
 
-    def step(self, step: int) -> dict[str, float]:
-        generator = step_generator(self.seed, step)
+    def losses(self, step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         rows = torch.randint(self.num_train, (self.batch_size,), generator=generator)
         rows = rows.to(self.device)
-        lr = cosine_lr(step, self.num_steps, self.lr)
-        set_lr(self.optimizer, lr)
-        loss = (self.model(self.embeddings[rows]) - self.ratings[rows]).square().mean()
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        values = {"train/loss": float(loss.detach()), "optim/lr": lr}
-        if (step + 1) % self.validate_every == 0 or step + 1 == self.num_steps:
-            values |= self.validate()
-        return values
-
-    def state(self) -> dict[str, Any]:
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        return {"loss": (self.model(self.embeddings[rows]) - self.ratings[rows]).square().mean()}
 
     def save(self, folder: Path) -> None:
         """The layers, float16, as scorers.read_head and LAION's code name them."""
         weights = {
             name: value.to("cpu", torch.float16).contiguous()
-            for name, value in self.model.state_dict().items()
+            for name, value in self.ema.weights.items()
         }
         safetensors.torch.save_file(weights, folder / HEAD_NAME, metadata={"format": "pt"})
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Measures on the held-out ratings."""
-        scores = self.model(self.embeddings[self.num_train :])
+        """Measures on the held-out ratings, averaged weights."""
+        with self.ema.applied(self.model):
+            scores = self.model(self.embeddings[self.num_train :])
         known = self.ratings[self.num_train :]
         return {
             "valid/loss": float((scores - known).square().mean()),

@@ -14,9 +14,7 @@ Departures from TAESD, which distils another autoencoder with a discriminator:
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,25 +33,26 @@ from .autoencoder import (
     save_trainee,
     to_model,
 )
-from .stages import Ema, bfloat16_pays, cosine_lr, make_adamw, set_lr, step_generator
+from .stages import step_generator
+from .training import COMMON_METRICS, Training
+
+LATENT_WEIGHT = 0.1  # of the penalty in the loss
 
 
-class AutoencoderStage:
+class AutoencoderStage(Training):
     """Trains the autoencoder on pictures: (N, S, S, 3) uint8, S a multiple of 32; a memory-mapped
     array will do. The last `num_valid` are held out.
 
     start: go on from these weights. decoder_only: its encoder stays as it is. noise: standard
-    deviation of what is added to the latents. precision: "auto", "float32" or "bfloat16"
-    (autocast).
+    deviation of what is added to the latents. precision: see training.py.
     """
 
     name = "vae"
     metrics = {
+        **COMMON_METRICS,
         "train/loss": "sum of the terms of the loss on noisy latents, pixels in -1..1",
         "train/l1": "mean absolute error of the pixels, -1..1",
-        "train/latent_penalty": "mean over channels of mean^2 + (deviation - wanted)^2 of the latents",
-        "optim/lr": "learning rate",
-        "optim/grad_norm": "norm of the gradient before clipping",
+        "train/latent_penalty": "mean over channels of mean^2 + (deviation - wanted)^2",
         "valid/psnr": "dB, mean over held-out pictures, averaged weights, no noise",
         "valid/psnr_noisy": "the same with the noise of training added to the latents",
     }
@@ -75,78 +74,46 @@ class AutoencoderStage:
         device: torch.device | str = "cpu",
         precision: str = "auto",
     ):
-        check_pictures(pictures)
-        if not 0 < num_valid < len(pictures):
-            reason = f"expected more than the {num_valid} held out, got {len(pictures)}"
-            raise SettingsError("pictures", reason)
+        check_held_out(pictures, num_valid)
         if decoder_only and start is None:
             raise SettingsError("decoder_only", "needs a trained autoencoder to start from")
         self.pictures, self.num_train = pictures, len(pictures) - num_valid
-        self.num_steps, self.batch_size, self.seed = num_steps, batch_size, seed
-        self.lr, self.noise, self.decoder_only = lr, noise, decoder_only
-        self.validate_every, self.device = validate_every, torch.device(device)
+        self.batch_size, self.noise, self.decoder_only = batch_size, noise, decoder_only
         if decoder_only:
             self.name = "vae-decoder"
-        self.model = build_trainee(seed)
+        model = build_trainee(seed)
         if start is not None:
-            self.model.load_state_dict(start.state_dict())
+            model.load_state_dict(start.state_dict())
         else:
-            self.model.encoder.start_at_components(pictures)
-        self.model.to(self.device, memory_format=torch.channels_last).train()
-        self.model.encoder.requires_grad_(not decoder_only)
-        self.optimizer = make_adamw(self.model, lr)
-        self.ema = Ema(self.model, ema_decay)
-        auto = precision == "auto" and bfloat16_pays(self.device)
-        self.bfloat16 = precision == "bfloat16" or auto
+            model.encoder.start_at_components(pictures)
+        model.encoder.requires_grad_(not decoder_only)
+        self.prepare(
+            model.to(memory_format=torch.channels_last), num_steps=num_steps, seed=seed, lr=lr,
+            ema_decay=ema_decay, validate_every=validate_every, device=device, precision=precision,
+        )  # fmt: skip
 
-    def step(self, step: int) -> dict[str, float]:
-        generator = step_generator(self.seed, step)
+    def losses(self, step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         pixels = training_batch(
             self.pictures, self.num_train, self.batch_size, generator, self.device
         )
-        lr = cosine_lr(step, self.num_steps, self.lr)
-        set_lr(self.optimizer, lr)
-        with self._arithmetic():
+        with self.arithmetic():
             with torch.set_grad_enabled(not self.decoder_only):
                 latents = self.model.encoder(pixels).float()
             noise = torch.randn(latents.shape, generator=generator).to(self.device) * self.noise
             decoded = self.model.decoder(latents + noise).float()
         terms = reconstruction_terms(decoded, pixels)
         penalty = latent_penalty(latents, self.model.encoder.deviations)
-        loss = sum(terms.values())
-        if not self.decoder_only:
-            loss = loss + 0.1 * penalty
-        loss.backward()
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        loss = sum(terms.values()) + (0.0 if self.decoder_only else LATENT_WEIGHT) * penalty
+        return {"loss": loss, "l1": terms["l1"], "latent_penalty": penalty}
+
+    def after_update(self) -> None:
         keep_centres(self.model)
-        self.ema.update(self.model)
-        row = {"train/loss": loss, "train/l1": terms["l1"], "train/latent_penalty": penalty}
-        values = {name: float(value.detach()) for name, value in row.items()}
-        values |= {"optim/lr": lr, "optim/grad_norm": float(norm)}
-        if (step + 1) % self.validate_every == 0 or step + 1 == self.num_steps:
-            values |= self._validate()
-        return values
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.load_state(state["ema"])
 
     def save(self, folder: Path) -> None:
         """The averaged weights, float32, as `load_trainee` reads them."""
         save_trainee(self.ema.weights, folder)
 
-    def _validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         pictures = np.asarray(self.pictures[self.num_train :])
         with self.ema.applied(self.model):
             latents = encode(self.model, pictures).float()
@@ -158,21 +125,15 @@ class AutoencoderStage:
             "valid/psnr_noisy": float(psnr(noisy, pictures).mean()),
         }
 
-    def _arithmetic(self) -> contextlib.AbstractContextManager:
-        if self.bfloat16:
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
 
-
-class EncoderStage:
+class EncoderStage(Training):
     """Trains TAESD's encoder to give the latents of the patch encoder of `trainee`; saves a whole
     AutoencoderTiny with the decoder of `trainee`. pictures as for AutoencoderStage."""
 
     name = "vae-encoder"
     metrics = {
+        **COMMON_METRICS,
         "train/loss": "mean squared error of the latents",
-        "optim/lr": "learning rate",
-        "optim/grad_norm": "norm of the gradient before clipping",
         "valid/latents": "train/loss on held-out pictures, averaged weights",
         "valid/psnr": "dB, mean over held-out pictures through both encoder and decoder",
     }
@@ -192,45 +153,32 @@ class EncoderStage:
         device: torch.device | str = "cpu",
         precision: str = "auto",
     ):
-        check_pictures(pictures)
+        check_held_out(pictures, num_valid)
         self.pictures, self.num_train = pictures, len(pictures) - num_valid
-        self.num_steps, self.batch_size, self.seed, self.lr = num_steps, batch_size, seed, lr
-        self.validate_every, self.device = validate_every, torch.device(device)
-        self.trainee = trainee.to(self.device).eval().requires_grad_(False)
-        self.model = build_autoencoder(seed)
-        self.model.decoder.load_state_dict(trainee.decoder.state_dict())
-        self.model.to(self.device, memory_format=torch.channels_last).train()
-        self.model.decoder.requires_grad_(False)
-        self.optimizer = make_adamw(self.model, lr)
-        self.ema = Ema(self.model, ema_decay)
-        auto = precision == "auto" and bfloat16_pays(self.device)
-        self.bfloat16 = precision == "bfloat16" or auto
+        self.batch_size = batch_size
+        self.trainee = trainee.to(device).eval().requires_grad_(False)
+        model = build_autoencoder(seed)
+        model.decoder.load_state_dict(trainee.decoder.state_dict())
+        model.decoder.requires_grad_(False)
+        self.prepare(
+            model.to(memory_format=torch.channels_last), num_steps=num_steps, seed=seed, lr=lr,
+            ema_decay=ema_decay, validate_every=validate_every, device=device, precision=precision,
+        )  # fmt: skip
 
-    def step(self, step: int) -> dict[str, float]:
-        generator = step_generator(self.seed, step)
+    def losses(self, step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         pixels = training_batch(
             self.pictures, self.num_train, self.batch_size, generator, self.device
         )
-        lr = cosine_lr(step, self.num_steps, self.lr)
-        set_lr(self.optimizer, lr)
         with torch.no_grad():
             target = self.trainee.encoder(pixels)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with self.arithmetic():
             latents = self.model.encoder(pixels)
-        loss = functional.mse_loss(latents.float(), target.float())
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.encoder.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        keep_centres(self.model)
-        self.ema.update(self.model)
-        values = {"train/loss": float(loss.detach()), "optim/lr": lr}
-        values["optim/grad_norm"] = float(norm)
-        if (step + 1) % self.validate_every == 0 or step + 1 == self.num_steps:
-            values |= self._validate()
-        return values
+        return {"loss": functional.mse_loss(latents.float(), target.float())}
 
-    def _validate(self) -> dict[str, float]:
+    def after_update(self) -> None:
+        keep_centres(self.model)
+
+    def validate(self) -> dict[str, float]:
         pictures = np.asarray(self.pictures[self.num_train :])
         target = encode(self.trainee, pictures).float()
         with self.ema.applied(self.model):
@@ -241,23 +189,19 @@ class EncoderStage:
             "valid/psnr": float(psnr(decoded, pictures).mean()),
         }
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.load_state(state["ema"])
-
     def save(self, folder: Path) -> None:
         """The averaged weights, float32, as `load_autoencoder` and diffusers read them."""
         model = build_autoencoder(self.seed)
         model.load_state_dict(self.ema.weights)
         model.save_pretrained(folder)
+
+
+def check_held_out(pictures: np.ndarray, num_valid: int) -> None:
+    """SettingsError("pictures", ...) for what is no array of pictures, or too few of them."""
+    check_pictures(pictures)
+    if not 0 < num_valid < len(pictures):
+        reason = f"expected more than the {num_valid} held out, got {len(pictures)}"
+        raise SettingsError("pictures", reason)
 
 
 def training_batch(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +31,7 @@ Loaded = TypeVar("Loaded")
 NUMBERS_OF_STEPS = (1, 2, 4, 8, 16)
 TIMED_PROMPT = "a red house by the sea, golden hour"
 BATCH_SIZE = 32
+LEAST_SECONDS = 0.5  # of one timing
 SCORED = 256  # pictures in one timing of the scorer
 MEGABYTE = 2**20
 
@@ -78,6 +81,15 @@ class Bench:
     def aesthetic(self, pictures: np.ndarray) -> np.ndarray:
         """(N,) the head's scores."""
         return self.scorer.score([""] * len(pictures), pictures).aesthetic.numpy()
+
+    def machine(self) -> str:
+        """What the speeds were measured on."""
+        device = self.generator.pipeline.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+        return (
+            f"{name}; {platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} "
+            f"threads, torch {torch.__version__}, Python {platform.python_version()}"
+        )
 
     def image_settings(self) -> dict[str, Any]:
         """Steps, guidance and what else the pictures depend on."""
@@ -152,12 +164,12 @@ def _load_generator(
     return DiffusersGenerator.load(folder, device=str(device), batch_size=BATCH_SIZE, **chosen)
 
 
-def per_second(work: Callable[[], int], least_seconds: float = 0.5) -> float:
+def per_second(work: Callable[[], int]) -> float:
     """How many pictures a second `work`, which returns their number, makes; a first call, which
     may still load things, is not counted."""
     work()
     began, number = time.monotonic(), 0
-    while (seconds := time.monotonic() - began) < least_seconds:
+    while (seconds := time.monotonic() - began) < LEAST_SECONDS:
         number += work()
     return number / seconds
 

@@ -38,9 +38,9 @@ WORKS = {  # what each part takes, in order; the last one is a stage that ends i
 }
 # Seconds per picture or step at the default sizes on one core; only proportions matter.
 SECONDS = {
-    "pictures": 0.008, "vae": 0.1, "vae-decoder": 0.1, "vae-encoder": 0.05, "latents": 0.001,
-    "renderer": 0.75, "ratings": 0.001, "clip": 0.5, "embeddings": 0.002, "aesthetic": 0.003,
-    "judge-pictures": 0.008, "judge": 0.25,
+    "pictures": 0.008, "vae": 0.19, "vae-decoder": 0.2, "vae-encoder": 0.1, "latents": 0.001,
+    "renderer": 0.8, "ratings": 0.0008, "clip": 0.3, "embeddings": 0.002, "aesthetic": 0.003,
+    "judge-pictures": 0.008, "judge": 0.23,
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The CLIP that scores the lab's pictures, trained by open_clip's own model classes and loss.
 
-A convolutional image tower of timm and a text tower of two layers over CLIP's usual tokens, whose
-embedding is zero for every token that the lab's world has no use for. Loaded as ViT-L/14 is:
+A small residual network of open_clip's for pictures and two layers over CLIP's usual tokens for
+texts, in which every token that the lab's world has no use for is zero. Loaded as ViT-L/14 is:
 `open_clip.create_model_and_transforms("lab-clip", pretrained=file)`.
 
 - Symmetric InfoNCE (Radford et al. 2021, arXiv 2103.00020, figure 3) on pictures and fresh captions
@@ -15,7 +15,6 @@ embedding is zero for every token that the lab's world has no use for. Loaded as
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import json
@@ -35,15 +34,8 @@ from ..scorers import BatchPreprocess
 from ..settings import SettingsError
 from .captions import describe, world_words
 from .scenes import Scene, Thing
-from .stages import (
-    Ema,
-    bfloat16_pays,
-    build_seeded,
-    cosine_lr,
-    make_adamw,
-    set_lr,
-    step_generator,
-)
+from .stages import build_seeded
+from .training import COMMON_METRICS, Training
 
 MODEL_NAME = "lab-clip"
 WEIGHTS_NAME = "open_clip_model.safetensors"
@@ -90,7 +82,7 @@ class RatedClip(torch.nn.Module):
         return self.rating(image_features * image_features.shape[1] ** 0.5)[:, 0]
 
 
-class ClipStage:
+class ClipStage(Training):
     """Trains the CLIP on pictures (N, 64, 64, 3) uint8, memory-mapped if large, of `scenes`.
 
     ratings (N,): one person's rating of each picture, 1 to 10; None trains without. rating_weight:
@@ -100,12 +92,11 @@ class ClipStage:
 
     name = "clip"
     metrics = {
+        **COMMON_METRICS,
         "train/loss": "contrastive + rating_weight * rating",
         "train/contrastive": "symmetric InfoNCE of a batch, nats",
         "train/rating": "squared error of the rating head, ratings of deviation 1",
         "train/logit_scale": "what cosines are multiplied by in InfoNCE",
-        "optim/lr": "learning rate",
-        "optim/grad_norm": "norm of the gradient before clipping",
         "valid/retrieval": "share of held-out captions that find their picture among 100",
         "valid/rating_correlation": "rank correlation of the rating head and held-out ratings",
     }
@@ -132,63 +123,36 @@ class ClipStage:
         self.pictures, self.scenes = pictures, scenes
         self.num_train = len(pictures) - num_valid
         self.ratings, self.rating_weight = _standardised(ratings, self.num_train), rating_weight
-        self.num_steps, self.batch_size, self.seed, self.lr = num_steps, batch_size, seed, lr
-        self.validate_every, self.device = validate_every, torch.device(device)
-        self.model = RatedClip(seed).to(self.device, memory_format=torch.channels_last).train()
-        self.optimizer = make_adamw(self.model, lr, weight_decay)
-        self.ema = Ema(self.model, ema_decay)
-        self.loss = open_clip.ClipLoss()
+        self.batch_size, self.loss = batch_size, open_clip.ClipLoss()
         self.preprocess = BatchPreprocess(
             SIZE, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
         )
-        auto = precision == "auto" and bfloat16_pays(self.device)
-        self.bfloat16 = precision == "bfloat16" or auto
+        self.prepare(
+            RatedClip(seed).to(memory_format=torch.channels_last), num_steps=num_steps, seed=seed,
+            lr=lr, weight_decay=weight_decay, ema_decay=ema_decay, validate_every=validate_every,
+            device=device, precision=precision,
+        )  # fmt: skip
 
-    def step(self, step: int) -> dict[str, float]:
-        generator = step_generator(self.seed, step)
-        lr = cosine_lr(step, self.num_steps, self.lr)
-        set_lr(self.optimizer, lr)
+    def losses(self, step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         rows = torch.randperm(self.num_train, generator=generator)[: self.batch_size]
         captions = self._captions(rows.tolist(), random.Random(f"{self.seed} caption {step}"))
         pixels = torch.from_numpy(np.asarray(self.pictures[rows.numpy()]))
         images = augment(self.preprocess(shift(pixels, generator)), generator)
         images = images.to(self.device, memory_format=torch.channels_last)
-        with self._arithmetic():
+        with self.arithmetic():
             image_features = self.model.clip.encode_image(images)
         # In float32: attention over short texts is several times slower in a CPU's bfloat16.
         text_features = self.model.clip.encode_text(tokenize(captions).to(self.device))
         image_features = functional.normalize(image_features.float(), dim=-1)
         text_features = functional.normalize(text_features.float(), dim=-1)
         scale = self.model.clip.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
-        terms = {"contrastive": self.loss(image_features, text_features, scale)}
-        loss = terms["contrastive"]
+        contrastive = self.loss(image_features, text_features, scale)
+        terms = {"loss": contrastive, "contrastive": contrastive, "logit_scale": scale}
         if self.ratings is not None:
             error = self.model.ratings(image_features) - self.ratings[rows].to(self.device)
             terms["rating"] = error.square().mean()
-            loss = loss + self.rating_weight * terms["rating"]
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update(self.model)
-        values = {"train/loss": float(loss.detach()), "train/logit_scale": float(scale.detach())}
-        values |= {f"train/{name}": float(value.detach()) for name, value in terms.items()}
-        values |= {"optim/lr": lr, "optim/grad_norm": float(norm)}
-        if (step + 1) % self.validate_every == 0 or step + 1 == self.num_steps:
-            values |= self.validate()
-        return values
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.load_state(state["ema"])
+            terms["loss"] = contrastive + self.rating_weight * terms["rating"]
+        return terms
 
     def save(self, folder: Path) -> None:
         """lab-clip.json and the averaged weights, float16, as open_clip reads them."""
@@ -222,11 +186,6 @@ class ClipStage:
 
     def _captions(self, rows: list[int], words: random.Random) -> list[str]:
         return [describe(user_side(self.scenes[row], words), words) for row in rows]
-
-    def _arithmetic(self) -> contextlib.AbstractContextManager:
-        if self.bfloat16:
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
 
 
 def user_side(scene: Scene, words: random.Random) -> Scene:

@@ -74,44 +74,44 @@ def drawn_and_rendered(render: Render, number: int = 24, columns: int = 8) -> Ga
 
 def modifiers_on_and_off(render: Render, blocks: int = 3) -> Gallery:
     """Every modifier that changes pictures, drawn and rendered, without and with it."""
-    cells: list[list[Cell]] = []
-    for number, modifier in enumerate(EFFECTIVE):
-        scene = PLAIN_SCENES[number % len(PLAIN_SCENES)]
-        changed = dataclasses.replace(scene, modifiers=(modifier.name,))
-        plain, with_it = plain_caption(scene), plain_caption(changed)
-        off, on = render([plain, with_it], [number, number])
-        cells.append(
-            [
-                Cell(_drawn(scene, number), "drawn"),
-                Cell(_drawn(changed, number), f"drawn, {modifier.name}"),
-                Cell(off, "rendered"),
-                Cell(on, f"rendered, {modifier.name}"),
-            ]
-        )
-    rows = [
-        [cell for block in cells[start : start + blocks] for cell in [*block, Cell(None)]][:-1]
-        for start in range(0, len(cells), blocks)
+    plain = [PLAIN_SCENES[number % len(PLAIN_SCENES)] for number in range(len(EFFECTIVE))]
+    changed = [
+        dataclasses.replace(scene, modifiers=(modifier.name,))
+        for scene, modifier in zip(plain, EFFECTIVE, strict=True)
+    ]
+    seeds = range(len(EFFECTIVE))
+    off = render([plain_caption(scene) for scene in plain], seeds)
+    on = render([plain_caption(scene) for scene in changed], seeds)
+    cells = [
+        [
+            Cell(_drawn(plain[number], number), "drawn"),
+            Cell(_drawn(changed[number], number), f"drawn, {modifier.name}"),
+            Cell(off[number], "rendered"),
+            Cell(on[number], f"rendered, {modifier.name}"),
+        ]
+        for number, modifier in enumerate(EFFECTIVE)
     ]
     text = "Every modifier that changes pictures: the same scene and seed without and with it."
-    return Gallery("modifiers", text, sheet(rows, scale=2))
+    return Gallery("modifiers", text, _in_blocks(cells, blocks))
 
 
 def subjects_and_colours(render: Render, blocks: int = 2) -> Gallery:
     """Every subject, drawn in red and rendered in some colours."""
-    rows: list[list[Cell]] = []
-    for number, subject in enumerate(SUBJECTS):
-        scenes = [Scene((Thing(subject.name, colour),)) for colour in COLOURS_SHOWN]
-        captions = [plain_caption(scene) for scene in scenes]
-        pictures = render(captions, [number] * len(scenes))
-        drawn = Cell(_drawn(scenes[0], number), f"drawn {subject.name}")
-        found = [Cell(*pair) for pair in zip(pictures, captions, strict=True)]
-        rows.append([drawn, *found])
-    pairs = [
-        [cell for block in rows[start : start + blocks] for cell in [*block, Cell(None)]][:-1]
-        for start in range(0, len(rows), blocks)
+    scenes = [
+        [Scene((Thing(subject.name, colour),)) for colour in COLOURS_SHOWN] for subject in SUBJECTS
+    ]
+    captions = [plain_caption(scene) for row in scenes for scene in row]
+    seeds = [number for number, row in enumerate(scenes) for _ in row]
+    rendered = zip(render(captions, seeds), captions, strict=True)
+    rows = [
+        [
+            Cell(_drawn(row[0], number), f"drawn {subject.name}"),
+            *(Cell(*next(rendered)) for _ in row),
+        ]
+        for number, (subject, row) in enumerate(zip(SUBJECTS, scenes, strict=True))
     ]
     text = "Every subject: drawn once, then rendered in five of the ten colours."
-    return Gallery("subjects", text, sheet(pairs, scale=2))
+    return Gallery("subjects", text, _in_blocks(rows, blocks))
 
 
 def places_and_relations(render: Render) -> Gallery:
@@ -149,6 +149,13 @@ def autoencoded(decoded: Callable[[np.ndarray], np.ndarray], number: int = 10) -
     rows = [[Cell(picture) for picture in pictures] for pictures in (drawn, decoded(drawn))]
     text = "Drawn pictures, and after the autoencoder: no render can be sharper than this."
     return Gallery("autoencoder", text, sheet(rows, names=["drawn", "autoencoded"], scale=2))
+
+
+def _in_blocks(rows: Sequence[Sequence[Cell]], blocks: int) -> Image.Image:
+    """Rows of equal length, `blocks` of them side by side."""
+    starts = range(0, len(rows), blocks)
+    joined = [[cell for row in rows[start : start + blocks] for cell in row] for start in starts]
+    return sheet(joined, scale=2, block=len(rows[0]))
 
 
 def _drawn(scene: Scene, seed: int) -> np.ndarray:

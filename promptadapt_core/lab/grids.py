@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-GAP = 6
+GAP, BLOCK_GAP = 6, 18
 LINE = 12  # pixels of one line of the default font
 PAPER, INK, GREY = (255, 255, 255), (30, 30, 30), (120, 120, 120)
 
@@ -29,11 +29,13 @@ def sheet(
     scale: int = 3,
     heads: Sequence[str] = (),
     names: Sequence[str] = (),
+    block: int = 0,
 ) -> Image.Image:
     """The rows of cells as one picture.
 
     scale: how many times the cells are enlarged. heads: over the columns. names: before the rows.
-    All cells are as large as the largest.
+    block: so many columns stand together, with a wider gap after them; 0 spaces all alike. All
+    cells are as large as the largest.
     """
     sizes = [cell.pixels.shape for row in rows for cell in row if cell.pixels is not None]
     height = max((size[0] for size in sizes), default=1) * scale
@@ -44,20 +46,23 @@ def sheet(
     left = max((_width(name) for name in names), default=0) + (GAP if names else 0)
     top = GAP + (LINE + 2 if heads else 0)
     tops = [top + sum(height + space + GAP for space in below[:row]) for row in range(len(rows))]
+    lefts = [
+        GAP + left + column * (width + GAP) + (column // block * BLOCK_GAP if block else 0)
+        for column in range(columns)
+    ]
     total = (
-        GAP + left + columns * (width + GAP),
+        (lefts[-1] if lefts else left) + width + GAP,
         top + sum(height + space + GAP for space in below),
     )
     paper = Image.new("RGB", total, PAPER)
     draw, font = ImageDraw.Draw(paper), ImageFont.load_default()
     for column, head in enumerate(heads):
-        x = GAP + left + column * (width + GAP)
-        draw.text((x, GAP - 2), _lines(head, width, most=1)[0], GREY, font)
+        draw.text((lefts[column], GAP - 2), _lines(head, width, most=1)[0], GREY, font)
     for row, cells in enumerate(rows):
         if row < len(names):
             draw.text((GAP, tops[row] + height // 2 - LINE // 2), _plain(names[row]), INK, font)
         for column, cell in enumerate(cells):
-            place = (GAP + left + column * (width + GAP), tops[row])
+            place = (lefts[column], tops[row])
             if cell.pixels is not None:
                 paper.paste(enlarged(cell.pixels, scale), place)
             for number, line in enumerate(labels[row][column]):

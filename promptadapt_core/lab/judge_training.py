@@ -7,12 +7,10 @@ own, drawn from its own seed.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,16 +33,9 @@ from .judge_network import (
     to_network,
 )
 from .scenes import Scene
-from .stages import (
-    Ema,
-    bfloat16_pays,
-    build_seeded,
-    cosine_lr,
-    make_adamw,
-    set_lr,
-    step_generator,
-)
+from .stages import build_seeded
 from .taste import rating
+from .training import COMMON_METRICS, Training
 
 UNKNOWN = -1  # the colour of a subject that is absent, or whose colour is not one
 MAX_SHIFT = 3  # pixels
@@ -98,7 +89,7 @@ def rate(pictures: np.ndarray, scenes: Sequence[Scene], seed: int) -> np.ndarray
     return np.array([rating(scene, pixels, rater) for scene, pixels, rater in rows])
 
 
-class JudgeStage:
+class JudgeStage(Training):
     """Trains a judge. pictures: (N, 64, 64, 3) uint8, a memory-mapped array will do; scenes: what
     each shows. The last `num_valid` are held out.
 
@@ -108,15 +99,15 @@ class JudgeStage:
     """
 
     name = "judge"
+    clip_norm = 5.0
     metrics = {
-        "train/loss": "sum of the terms of the loss below, weighted",
+        **COMMON_METRICS,
+        "train/loss": "sum of the terms of the loss below",
         "train/subjects": "nats a picture, over all subjects",
         "train/colours": "nats a subject whose colour is known",
         "train/places": "nats a picture",
         "train/modifiers": "nats a picture, over all modifiers that change pictures",
         "train/taste": "smooth L1 error, in units of the network",
-        "optim/lr": "learning rate",
-        "optim/grad_norm": "norm of the gradient before clipping",
         "valid/subject": "share of the subjects of held-out drawn pictures that are read",
         "valid/colour": "share of their colours",
         "valid/place": "share of the places, plain backdrops left out",
@@ -149,52 +140,24 @@ class JudgeStage:
             raise SettingsError("pictures", reason)
         self.pictures, self.scenes = pictures, list(scenes)
         self.num_train = len(pictures) - num_valid
-        self.num_steps, self.batch_size, self.seed, self.lr = num_steps, batch_size, seed, lr
-        self.validate_every, self.device = validate_every, torch.device(device)
+        self.batch_size = batch_size
         ratings = rate(pictures, scenes, seed) if ratings is None else ratings
         self.targets = make_targets(scenes, ratings)
         self.rates = self.targets.modifiers[: self.num_train].mean(0)
-        self.network = build_seeded(JudgeNetwork, seed)
-        self.network.to(self.device, memory_format=torch.channels_last).train()
-        self.optimizer = make_adamw(self.network, lr, weight_decay=0.02)
-        self.ema = Ema(self.network, ema_decay)
-        auto = precision == "auto" and bfloat16_pays(self.device)
-        self.bfloat16 = precision == "bfloat16" or auto
+        self.prepare(
+            build_seeded(JudgeNetwork, seed).to(memory_format=torch.channels_last),
+            num_steps=num_steps, seed=seed, lr=lr, ema_decay=ema_decay, weight_decay=0.02,
+            validate_every=validate_every, device=device, precision=precision,
+        )  # fmt: skip
 
-    def step(self, step: int) -> dict[str, float]:
-        generator = step_generator(self.seed, step)
+    def losses(self, step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         rows = torch.randint(self.num_train, (self.batch_size,), generator=generator)
         pixels = to_network(self.pictures[rows.numpy()], "cpu")
         pixels = vary(pixels, generator).to(self.device, memory_format=torch.channels_last)
-        lr = cosine_lr(step, self.num_steps, self.lr)
-        set_lr(self.optimizer, lr)
-        with self._arithmetic():
-            out = self.network(pixels)
+        with self.arithmetic():
+            out = self.model(pixels)
         terms = loss_terms(out, self.targets.rows(rows, self.device))
-        loss = sum(terms.values())
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update(self.network)
-        values = {f"train/{name}": float(value.detach()) for name, value in terms.items()}
-        values["train/loss"] = float(loss.detach())
-        values |= {"optim/lr": lr, "optim/grad_norm": float(norm)}
-        if (step + 1) % self.validate_every == 0 or step + 1 == self.num_steps:
-            values |= self._validate()
-        return values
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.load_state(state["ema"])
+        return {**terms, "loss": sum(terms.values())}
 
     def save(self, folder: Path) -> None:
         """The averaged weights, float16, as Judge.load reads them."""
@@ -211,7 +174,7 @@ class JudgeStage:
         network.load_state_dict(self.ema.weights)
         return Judge(network, self.rates.numpy())
 
-    def _validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         held_out = slice(self.num_train, None)
         pictures, scenes = np.asarray(self.pictures[held_out]), self.scenes[held_out]
         judge = self.judge()
@@ -227,11 +190,6 @@ class JudgeStage:
         if len(tastes) > 1:
             values["valid/taste_correlation"] = float(np.corrcoef(reading.tastes, tastes)[0, 1])
         return {name: value for name, value in values.items() if np.isfinite(value)}
-
-    def _arithmetic(self) -> contextlib.AbstractContextManager:
-        if self.bfloat16:
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
 
 
 def modifier_accuracies(probabilities: np.ndarray, shown: np.ndarray) -> dict[str, float]:

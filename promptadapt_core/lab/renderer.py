@@ -15,7 +15,6 @@ and the caption, and learns noise - latent. Departures, all to learn shapes from
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import random
@@ -31,8 +30,9 @@ from torch.nn import functional
 from ..clip_tokens import ClipTokenCounter
 from .captions import describe
 from .scenes import Scene
-from .stages import Ema, bfloat16_pays, build_seeded, step_generator
+from .stages import build_seeded, step_generator
 from .text_encoder import MAX_LENGTH, NUM_POSITIONS, WIDTH, TextFeatures
+from .training import COMMON_METRICS, Training
 from .vocabulary import SUBJECTS
 
 CONTEXT_WIDTH, POOLED_WIDTH = 4096, 2048  # what SD3's pipeline pads the text to
@@ -128,17 +128,16 @@ class MergedPadding:
         return attn.to_out[0](image), text
 
 
-class RendererStage:
+class RendererStage(Training):
     """Trains the MMDiT on latents (N, 16, 16, 16) float16 of the pictures of `scenes`; labels:
     (N, 8, 8) uint8 of the drawer. The last num_valid are held out."""
 
     name = "renderer"
     metrics = {
+        **COMMON_METRICS,
         "train/loss": "mean squared error of the velocity, plus the label loss by its weight",
         "train/flow": "mean squared error of the velocity, latents of deviations up to 1",
         "train/labels": "cross entropy of the subject that covers each patch, nats",
-        "optim/lr": "learning rate",
-        "optim/grad_norm": "norm of the gradient before clipping",
         "valid/flow": "train/flow on held-out pictures, averaged weights, fixed noise",
         "valid/subjects": "share of the covered patches whose subject is read right at s = 0.9",
     }
@@ -162,47 +161,34 @@ class RendererStage:
     ):
         self.latents, self.labels, self.scenes = latents, labels, scenes
         self.num_train = len(scenes) - num_valid
-        self.num_steps, self.batch_size, self.seed, self.lr = num_steps, batch_size, seed, lr
-        self.validate_every, self.device = validate_every, torch.device(device)
+        self.batch_size = batch_size
         self.counter, self.features = ClipTokenCounter(), TextFeatures()
         self.padding = MergedPadding()
-        self.model = build_transformer(seed, num_layers).to(self.device).train()
-        self.model.set_attn_processor(self.padding)
-        width = self.model.inner_dim
-        self.reader = build_seeded(lambda: torch.nn.Linear(width, len(SUBJECTS) + 1), seed)
-        self.reader.to(self.device)
-        self.model.transformer_blocks[LABEL_LAYER].register_forward_hook(self._keep_tokens)
+        model = build_transformer(seed, num_layers)
+        model.set_attn_processor(self.padding)
+        model.transformer_blocks[LABEL_LAYER].register_forward_hook(self._keep_tokens)
         self.tokens: torch.Tensor | None = None
-        self.optimizers = make_optimizers(self.model, self.reader, lr)
-        self.ema = Ema(self.model, ema_decay)
-        auto = precision == "auto" and bfloat16_pays(self.device)
-        self.bfloat16 = precision == "bfloat16" or auto
+        self.reader = build_seeded(
+            lambda: torch.nn.Linear(model.inner_dim, len(SUBJECTS) + 1), seed
+        )
+        self.prepare(
+            model, [self.reader], num_steps=num_steps, seed=seed, lr=lr, ema_decay=ema_decay,
+            validate_every=validate_every, device=device, precision=precision,
+        )  # fmt: skip
 
-    def step(self, step: int) -> dict[str, float]:
-        generator = step_generator(self.seed, step)
+    def losses(self, step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         rows, texts = self._batch(random.Random(f"{self.seed} {step}"), step)
-        lr = self.lr * rate(step, self.num_steps)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = lr
         extra = EXTRA_PADDING if float(torch.rand((), generator=generator)) < 0.2 else 0
         s = torch.sigmoid(S_MEAN + S_SPREAD * torch.randn(len(rows), generator=generator))
         flow, read, labels = self._losses(rows, texts, s, generator, extra)
         subjects = functional.cross_entropy(read.flatten(0, 1), labels.flatten())
-        loss = flow + LABEL_WEIGHT * subjects
-        loss.backward()
-        trained = [*self.model.parameters(), *self.reader.parameters()]
-        norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.ema.update(self.model)
-        row = {"train/loss": loss, "train/flow": flow, "train/labels": subjects}
-        values = {name: float(value.detach()) for name, value in row.items()}
-        values |= {"optim/lr": lr, "optim/grad_norm": float(norm)}
-        if (step + 1) % self.validate_every == 0 or step + 1 == self.num_steps:
-            values |= self._validate()
-        return values
+        return {"loss": flow + LABEL_WEIGHT * subjects, "flow": flow, "labels": subjects}
+
+    def rate(self, step: int) -> float:
+        return self.lr * rate(step, self.num_steps)
+
+    def make_optimizers(self, weight_decay: float) -> list[torch.optim.Optimizer]:
+        return make_optimizers(self.model, self.reader, self.lr)
 
     def _losses(
         self,
@@ -220,7 +206,7 @@ class RendererStage:
         length = max(NUM_POSITIONS, max(map(len, texts)) + 2)
         context, pooled = self.features.embed(texts, length + 1)
         self.padding.merged = MAX_LENGTH - length + extra
-        with self._arithmetic():
+        with self.arithmetic():
             velocity = self.model(
                 hidden_states=noisy.to(self.device),
                 encoder_hidden_states=context.to(self.device),
@@ -258,7 +244,7 @@ class RendererStage:
         return ids[: MAX_LENGTH - 3]
 
     @torch.no_grad()
-    def _validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         flows, right, covered = [], 0, 0
         rows = list(range(self.num_train, len(self.scenes)))
         texts = [self._caption(row, random.Random(row)) for row in rows]
@@ -278,21 +264,6 @@ class RendererStage:
             "valid/subjects": right / max(covered, 1),
         }
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "reader": self.reader.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "ema": self.ema.state(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.reader.load_state_dict(state["reader"])
-        for optimizer, its in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(its)
-        self.ema.load_state(state["ema"])
-
     def save(self, folder: Path) -> None:
         """The averaged weights, widened for SD3's pipeline, float32."""
         model = build_transformer(self.seed, self.model.config.num_layers)
@@ -301,11 +272,6 @@ class RendererStage:
 
     def _keep_tokens(self, module: Any, inputs: Any, outputs: tuple) -> None:
         self.tokens = outputs[1]
-
-    def _arithmetic(self) -> contextlib.AbstractContextManager:
-        if self.bfloat16:
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
 
 
 def rate(step: int, num_steps: int) -> float:

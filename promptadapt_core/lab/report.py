@@ -58,6 +58,7 @@ def write_report(settings: ReportSettings, report: runs.Reporter | None = None) 
         "modifiers": [measure.row() for measure in modifiers],
         "others": [measure.row() for measure in others],
         "weights": bench.file_sizes(),
+        "machine": bench.machine(),
         "speeds": speeds,
         "grids": {sheet.name: f"{GRIDS_NAME}/{sheet.name}.png" for sheet in sheets},
     }
@@ -203,6 +204,7 @@ def report_page(found: dict[str, Any], sheets: Sequence[Gallery]) -> str:
         parts += [page.heading(sheet.text), page.figure(sheet.picture, sheet.text)]
     parts += [
         page.heading("Speed and memory"),
+        page.paragraph(found["machine"], "note"),
         page.table(("", ""), [(name, value) for name, value in found["speeds"].items()]),
         page.heading("Weight files"),
         page.table(("file", "bytes"), list(found["weights"].items())),

@@ -26,13 +26,13 @@ class LabSettings(Settings):
     seed: int = setting(
         0, "of the pictures, the first weights and every batch", low=0, high=MAX_SEED
     )
-    num_pictures: int = setting(60_000, "pictures to draw and train on", low=64, high=5_000_000)
+    num_pictures: int = setting(100_000, "pictures to draw and train on", low=64, high=5_000_000)
     judge_pictures: int = setting(
-        20_000, "other pictures, which only the judge learns from", low=64, high=5_000_000
+        40_000, "other pictures, which only the judge learns from", low=64, high=5_000_000
     )
-    vae_steps: int = setting(12_000, "optimizer steps of the autoencoder", low=1)
+    vae_steps: int = setting(6_500, "optimizer steps of the autoencoder", low=1)
     vae_decoder_steps: int = setting(
-        6_000, "optimizer steps that then sharpen its decoder alone; 0 is none", low=0
+        5_000, "optimizer steps that then sharpen its decoder alone; 0 is none", low=0
     )
     vae_encoder_steps: int = setting(
         3_000, "optimizer steps of the encoder that is then published with it", low=1
@@ -41,15 +41,16 @@ class LabSettings(Settings):
     renderer_layers: int = setting(
         3, "blocks of the renderer; its width is 64 times this", low=2, high=24
     )
-    renderer_steps: int = setting(20_000, "optimizer steps of the renderer", low=1)
-    renderer_batch_size: int = setting(128, "pictures per step of the renderer", low=2, high=4096)
-    clip_steps: int = setting(6_000, "optimizer steps of the CLIP", low=1)
+    renderer_steps: int = setting(7_000, "optimizer steps of the renderer", low=1)
+    renderer_batch_size: int = setting(96, "pictures per step of the renderer", low=2, high=4096)
+    renderer_lr: float = setting(2e-3, "peak learning rate of the renderer", low=0.0, high=1.0)
+    clip_steps: int = setting(4_200, "optimizer steps of the CLIP", low=1)
     clip_batch_size: int = setting(128, "pairs per step of the CLIP", low=4, high=4096)
     aesthetic_steps: int = setting(3_000, "optimizer steps of the aesthetic head", low=1)
     aesthetic_batch_size: int = setting(
         256, "ratings per step of the aesthetic head", low=4, high=65536
     )
-    judge_steps: int = setting(6_000, "optimizer steps of the judge", low=1)
+    judge_steps: int = setting(5_000, "optimizer steps of the judge", low=1)
     judge_batch_size: int = setting(64, "pictures per step of the judge", low=2, high=4096)
     calibration_pictures: int = setting(
         512, "renders of plain user inputs from which the relevance knee is found", low=2

@@ -27,6 +27,7 @@ from .settings import LabSettings
 from .stages import WEIGHTS_NAME, Stage, run_stage
 from .taste import rating
 
+DECODER_LR = 1.5e-3
 MOST_VALID, VALID_SHARE = 512, 1 / 8  # pictures held out of every training
 
 
@@ -85,6 +86,7 @@ class Works:
 
     def _vae_decoder(self, common: dict[str, Any]) -> Stage:
         start = load_trainee(self._weights("vae"))
+        common |= {"seed": next_seed(common["seed"]), "lr": DECODER_LR}  # other batches than before
         return AutoencoderStage(self.pictures, start=start, decoder_only=True, **common)
 
     def _vae_encoder(self, common: dict[str, Any]) -> Stage:
@@ -93,8 +95,8 @@ class Works:
     def _renderer(self, common: dict[str, Any]) -> Stage:
         latents = torch.from_numpy(read_rows(self._rows("latents")))
         labels = read_rows(self.path / "pictures" / LABELS_NAME, mapped=True)
-        layers = self.settings.renderer_layers
-        return RendererStage(latents, labels, self.scenes, num_layers=layers, **common)
+        layers, lr = self.settings.renderer_layers, self.settings.renderer_lr
+        return RendererStage(latents, labels, self.scenes, num_layers=layers, lr=lr, **common)
 
     def _clip(self, common: dict[str, Any]) -> Stage:
         return ClipStage(self.pictures, self.scenes, read_rows(self._rows("ratings")), **common)
@@ -151,7 +153,7 @@ class Works:
     @property
     def judge_seed(self) -> int:
         """The judge's own: it shares neither pictures nor first weights with the others."""
-        return (self.settings.seed + 1) % (MAX_SEED + 1)
+        return next_seed(self.settings.seed)
 
     @cached_property
     def pictures(self) -> np.ndarray:
@@ -161,6 +163,10 @@ class Works:
     @cached_property
     def scenes(self) -> list[Scene]:
         return read_scenes(self.settings.seed, self.settings.num_pictures)
+
+
+def next_seed(seed: int) -> int:
+    return (seed + 1) % (MAX_SEED + 1)
 
 
 def num_valid(number: int) -> int:

@@ -1,0 +1,309 @@
+"""Tells when a reward is being gamed: from the series of metrics and the outputs of a run.
+
+    watch = Watch(terms=("reward/aesthetic_gain_mean", ...), judges=("judge/taste", ...))
+    for step in ...:
+        for alarm in watch.add(step, metrics, additions): print(alarm.sentence)
+
+Nothing here stops a run. Alarms: `gaming` (a term rises while a held-out judge, or another term,
+falls), `collapse` (one addition to most inputs, or fewer and fewer different word pairs), `length`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .prompts import content_words
+from .settings import Settings, setting
+
+LEAST_POINTS = 6  # of a series for a trend: a line takes two, four are left to judge the noise
+LEAST_PAIRS = 50  # of words: the diversity of fewer is luck
+
+
+@dataclass(frozen=True)
+class AlarmSettings(Settings):
+    """When to raise an alarm. On pure noise one run of a hundred has one."""
+
+    alarm_deviation: float = setting(
+        3.5,
+        "standard errors by which a rise, a fall or a drift has to stand out; 3.5 is one chance in "
+        "4,000 on noise, and a run asks some hundred times",
+        low=0.5,
+        high=100.0,
+    )
+    alarm_window: int = setting(
+        12,
+        "iterations of the shortest trend; then 24, 48, ... A run of the paper has 47 iterations",
+        low=LEAST_POINTS,
+        high=10_000,
+    )
+    trade_share: float = setting(
+        0.25,
+        "a fall in another term below this share of the rise is a trade, which the reward is free "
+        "to make; of a judge every fall counts",
+        low=0.0,
+        high=10.0,
+    )
+    start_window: int = setting(
+        5, "iterations at the start, and now, that levels are compared over", low=2, high=1000
+    )
+    collapse_share: float = setting(
+        0.3,
+        "share of the outputs, beyond what was so at the start, that add one and the same text; "
+        "a tuned suffix needs no policy",
+        low=0.01,
+        high=1.0,
+    )
+    distinct_share: float = setting(
+        0.5, "different word pairs among as many, as a share of the start's", low=0.0, high=1.0
+    )
+    length_band: float = setting(
+        0.5, "mean length may leave the start's by this share of it", low=0.0, high=100.0
+    )
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """name: "gaming", "collapse" or "length". step: of the newest point. sentence: the numbers."""
+
+    name: str
+    step: int
+    sentence: str
+
+
+Series = Sequence[tuple[int, float]]  # (step, value), steps rising
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A straight line through a series. rise: last point of the line minus the first, in the
+    series' unit. deviation: the slope in standard errors, as of a normal distribution; infinite
+    where the points lie on the line."""
+
+    first_step: int
+    last_step: int
+    rise: float
+    deviation: float
+
+
+def trend(series: Series) -> Trend | None:
+    """Least squares over the finite points; None where they are fewer than LEAST_POINTS."""
+    points = np.array([point for point in series if math.isfinite(point[1])], dtype=np.float64)
+    if len(points) < LEAST_POINTS:
+        return None
+    steps, values = points[:, 0] - points[:, 0].mean(), points[:, 1] - points[:, 1].mean()
+    spread = float(steps @ steps)
+    slope = float(steps @ values) / spread
+    residuals = values - slope * steps
+    freedom = len(points) - 2
+    error = math.sqrt(float(residuals @ residuals) / freedom / spread)
+    reach = float(steps[-1] - steps[0])
+    rounding = 1e-12 * (1.0 + float(np.abs(points[:, 1]).max()))
+    if abs(slope) * reach <= rounding:  # constant
+        return Trend(int(points[0, 0]), int(points[-1, 0]), 0.0, 0.0)
+    deviation = math.copysign(math.inf, slope)
+    if error * reach > rounding:
+        deviation = normal_deviation(slope / error, freedom)
+    return Trend(int(points[0, 0]), int(points[-1, 0]), slope * reach, deviation)
+
+
+def normal_deviation(t: float, freedom: int) -> float:
+    """The deviate of a normal distribution as unlikely as `t` of Student's with `freedom` degrees,
+    to 2 % from three degrees on. Few points judge their own noise badly, so a large t of theirs
+    says less. Source: D. L. Wallace, Annals of Mathematical Statistics 30, 1959, section 3."""
+    scale = (8 * freedom + 1) / (8 * freedom + 3)
+    return math.copysign(scale * math.sqrt(freedom * math.log1p(t * t / freedom)), t)
+
+
+def find_gaming(
+    rising: Series, falling: Series, settings: AlarmSettings, least_share: float
+) -> tuple[Trend, Trend] | None:
+    """The shortest of the windows that end at the newest step in which `rising` rises, `falling`
+    falls, both by alarm_deviation, and the fall is at least `least_share` of the rise."""
+    if not rising or not falling:
+        return None
+    last, num_steps = rising[-1][0], settings.alarm_window
+    while True:
+        parts = [[point for point in s if point[0] > last - num_steps] for s in (rising, falling)]
+        up, down = (trend(part) for part in parts)
+        if (
+            up is not None
+            and down is not None
+            and up.deviation >= settings.alarm_deviation
+            and down.deviation <= -settings.alarm_deviation
+            and -down.rise >= least_share * up.rise
+        ):
+            return up, down
+        if last - num_steps < min(rising[0][0], falling[0][0]):
+            return None
+        num_steps *= 2
+
+
+def added_text(user_input: str, adapted_prompt: str) -> str:
+    """What a candidate adds to its user input, lower case; the whole where it is a rewrite."""
+    text = adapted_prompt.strip()
+    start = user_input.strip()
+    if start and text.lower().startswith(start.lower()):
+        text = text[len(start) :]
+    return " ".join(text.lower().split()).strip(" ,.;")
+
+
+def most_frequent(texts: Sequence[str]) -> tuple[str, float]:
+    """The most frequent text and its share (0 to 1); ("", 0.0) of none."""
+    if not texts:
+        return "", 0.0
+    text, number = Counter(texts).most_common(1)[0]
+    return text, number / len(texts)
+
+
+def word_pairs(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Neighbouring content words within each text."""
+    return [
+        pair
+        for text in texts
+        if (words := content_words(text))
+        for pair in zip(words, words[1:], strict=False)
+    ]
+
+
+def distinct_share(pairs: Sequence[tuple[str, str]], num_pairs: int) -> float:
+    """0 to 1: how many of the last `num_pairs` pairs differ. More pairs repeat more often, so
+    compare equal numbers only. 1.0 of none. Source: distinct-n, Li et al., arXiv 1510.03055."""
+    last = pairs[max(len(pairs) - num_pairs, 0) :] if num_pairs else []
+    return len(set(last)) / len(last) if last else 1.0
+
+
+class Watch:
+    """Looks at a run after every iteration. `state` and `load_state` carry it over a resume."""
+
+    def __init__(
+        self,
+        settings: AlarmSettings | None = None,
+        terms: Sequence[str] = (),
+        judges: Sequence[str] = (),
+        length: str = "",
+    ):
+        """Keys of metrics. terms: reward terms times their weights, all in reward units. judges:
+        held-out ones, in units of their own, measured at some steps or at all. length: the mean
+        completion length."""
+        self.settings = settings or AlarmSettings()
+        self.terms, self.judges, self.length = tuple(terms), tuple(judges), length
+        self._series: dict[str, list[tuple[int, float]]] = {}
+        self._first_additions: list[list[str]] = []  # one list for each of the first iterations
+        self._last_additions: list[list[str]] = []
+        self._quiet_until: dict[str, int] = {}
+
+    def add(
+        self, step: int, metrics: Mapping[str, float], additions: Sequence[str] = ()
+    ) -> list[Alarm]:
+        """The alarms at this step; each is silent for alarm_window steps after it.
+
+        step: of the iteration, rising. metrics: those the watch does not know, and those that are
+        not finite, are passed over. additions: `added_text` of the iteration's candidates.
+        """
+        for name in {*self.terms, *self.judges, *([self.length] if self.length else [])}:
+            if math.isfinite(value := metrics.get(name, math.nan)):
+                self._series.setdefault(name, []).append((step, float(value)))
+        if additions:
+            number = self.settings.start_window
+            if len(self._first_additions) < number:
+                self._first_additions.append(list(additions))
+            self._last_additions = [*self._last_additions, list(additions)][-number:]
+        found = {
+            **self._gaming(metrics),
+            **self._length(),
+            **(self._collapse() if additions else {}),
+        }
+        alarms = []
+        for key, sentence in found.items():
+            if self._quiet_until.get(key, step) <= step:
+                self._quiet_until[key] = step + self.settings.alarm_window
+                alarms.append(Alarm(key.split(" ")[0], step, sentence))
+        return alarms
+
+    def state(self) -> dict[str, Any]:
+        """All it has seen: texts, numbers, lists and dicts."""
+        return {
+            "series": {name: [list(point) for point in s] for name, s in self._series.items()},
+            "first_additions": self._first_additions,
+            "last_additions": self._last_additions,
+            "quiet_until": dict(self._quiet_until),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._series = {
+            name: [(step, value) for step, value in s] for name, s in state["series"].items()
+        }
+        self._first_additions = [list(texts) for texts in state["first_additions"]]
+        self._last_additions = [list(texts) for texts in state["last_additions"]]
+        self._quiet_until = dict(state["quiet_until"])
+
+    def _gaming(self, metrics: Mapping[str, float]) -> dict[str, str]:
+        """Sentences by the key of their alarm, here and below."""
+        found: dict[str, str] = {}
+        for term in self.terms:
+            for other in (*self.judges, *self.terms):
+                if other == term or not (term in metrics and other in metrics):
+                    continue
+                share = 0.0 if other in self.judges else self.settings.trade_share
+                series = (self._series.get(name, []) for name in (term, other))
+                if (both := find_gaming(*series, self.settings, share)) is not None:
+                    up, down = both
+                    found[f"gaming {term} {other}"] = (
+                        f"{term} rose by {up.rise:.3g} ({up.deviation:.1f} standard errors) from "
+                        f"step {up.first_step} to {up.last_step} while {other} fell by "
+                        f"{-down.rise:.3g} ({-down.deviation:.1f} standard errors)"
+                    )
+        return found
+
+    def _collapse(self) -> dict[str, str]:
+        settings = self.settings
+        if len(self._first_additions) < settings.start_window:
+            return {}
+        first, last = (
+            [text for texts in part for text in texts]
+            for part in (self._first_additions, self._last_additions)
+        )
+        found: dict[str, str] = {}
+        text, share = most_frequent(last)
+        share_before = most_frequent(first)[1]
+        if share - share_before >= settings.collapse_share * (1.0 - share_before) > 0.0:
+            shown = f"add the same text, {text!r:.80}" if text else "add nothing"
+            found["collapse addition"] = (
+                f"{share:.0%} of the outputs {shown}; at the start no text came to more than "
+                f"{share_before:.0%}"
+            )
+        pairs_before, pairs = word_pairs(first), word_pairs(last)
+        number = min(len(pairs_before), len(pairs))
+        distinct_before, distinct = (distinct_share(p, number) for p in (pairs_before, pairs))
+        if number >= LEAST_PAIRS and distinct < settings.distinct_share * distinct_before:
+            found["collapse pairs"] = (
+                f"{distinct:.0%} of the word pairs added are different ones, at the start "
+                f"{distinct_before:.0%} of as many"
+            )
+        return found
+
+    def _length(self) -> dict[str, str]:
+        settings, number = self.settings, self.settings.start_window
+        values = np.array([value for _, value in self._series.get(self.length, [])])
+        if len(values) < 2 * number:
+            return {}
+        first, last = values[:number], values[-number:]
+        before, now = float(first.mean()), float(last.mean())
+        error = math.sqrt(float(first.var(ddof=1) + last.var(ddof=1)) / number)
+        deviation = math.inf if now != before else 0.0
+        if error:
+            deviation = abs(normal_deviation((now - before) / error, 2 * number - 2))
+        if abs(now - before) <= settings.length_band * before:
+            return {}
+        if deviation < settings.alarm_deviation:
+            return {}
+        return {
+            "length": f"{self.length} is {now:.1f}, at the start it was {before:.1f} "
+            f"({deviation:.1f} standard errors)"
+        }

@@ -1,0 +1,116 @@
+"""Pictures rendered and scored once each; the one that fails is told apart from its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from .baselines import Baseline
+from .images import ImageGenerator
+from .scorers import Scorer
+
+PICTURES_AT_ONCE = 256  # rendered, then scored; 0.8 MB each at 512 pixels
+RENDERING_ERRORS = (ValueError, RuntimeError, OSError)  # SettingsError is a ValueError
+
+Item = TypeVar("Item")
+
+
+class Picture(NamedTuple):
+    """What is rendered once: a prompt of the image model and a seed."""
+
+    text: str
+    seed: int
+
+
+class Row(NamedTuple):
+    """What is scored once: a picture against a user input."""
+
+    user_input: str
+    picture: Picture
+
+
+class PictureScores:
+    """Rendering and scoring of one call. What fails as a batch is tried in halves, down to the
+    one that is at fault."""
+
+    def __init__(
+        self,
+        generator: ImageGenerator,
+        scorer: Scorer,
+        should_stop: Callable[[], bool] | None,
+        keep_pictures: bool,
+    ):
+        self.generator, self.scorer = generator, scorer
+        self.should_stop, self.keep_pictures = should_stop, keep_pictures
+        self.failures: list[str] = []
+        self.num_rendered = 0
+        self.pictures: dict[Picture, np.ndarray] = {}  # (H, W, 3) uint8, if they are kept
+
+    def run(self, rows: Sequence[Row]) -> dict[Row, Baseline]:
+        """The scores of each different row that did not fail, every picture rendered once."""
+        by_picture: dict[Picture, dict[Row, None]] = {}
+        for row in rows:
+            by_picture.setdefault(row.picture, {})[row] = None
+        pictures = list(by_picture)
+        scores: dict[Row, Baseline] = {}
+        for start in range(0, len(pictures), PICTURES_AT_ONCE):
+            part = pictures[start : start + PICTURES_AT_ONCE]
+            rendered = dict(self._surviving(part, self._render, "rendered"))
+            if self.keep_pictures:
+                self.pictures.update(rendered)
+            pairs = [(row, rendered[p]) for p in part if p in rendered for row in by_picture[p]]
+            scored = self._surviving(pairs, self._score, "scored")
+            scores.update({row: found for (row, _), found in scored})
+        return scores
+
+    def _surviving(
+        self, items: Sequence[Item], work: Callable[[Sequence[Item]], list[Any]], verb: str
+    ) -> list[tuple[Item, Any]]:
+        """Each item with what `work` made of it; those that failed are left out and told of."""
+        if not items:
+            return []
+        try:
+            results = work(items)
+        except RENDERING_ERRORS as error:
+            if len(items) > 1:
+                middle = len(items) // 2
+                halves = (items[:middle], items[middle:])
+                return [pair for half in halves for pair in self._surviving(half, work, verb)]
+            results = [(str(error).strip().splitlines() or [type(error).__name__])[0][:300]]
+        for item, result in zip(items, results, strict=True):
+            if isinstance(result, str):
+                self.failures.append(f"{_told(item)} could not be {verb}: {result}")
+        return [
+            (item, result)
+            for item, result in zip(items, results, strict=True)
+            if not isinstance(result, str)
+        ]
+
+    def _render(self, pictures: Sequence[Picture]) -> list[Any]:
+        """One (H, W, 3) uint8 for each, or why there is none."""
+        texts, seeds = [p.text for p in pictures], [p.seed for p in pictures]
+        pixels = self.generator.generate(texts, seeds, should_stop=self.should_stop)
+        if len(pixels) != len(pictures):
+            raise TypeError(f"expected {len(pictures)} pictures, got {len(pixels)}")
+        self.num_rendered += len(pictures)
+        return [picture if picture.any() else "it is all black" for picture in pixels]
+
+    def _score(self, pairs: Sequence[tuple[Row, np.ndarray]]) -> list[Any]:
+        """A Baseline for each, or why there is none."""
+        user_inputs = [row.user_input for row, _ in pairs]
+        found = self.scorer.score(user_inputs, np.stack([picture for _, picture in pairs]))
+        both = torch.stack([found.aesthetic, found.relevance], dim=1).double()
+        finite = both.isfinite().all(dim=1).tolist()
+        return [
+            Baseline(*row) if is_finite else f"its scores are {row[0]} and {row[1]}"
+            for row, is_finite in zip(both.tolist(), finite, strict=True)
+        ]
+
+
+def _told(item: Any) -> str:
+    """A picture as a failure names it."""
+    picture = item if isinstance(item, Picture) else item[0].picture
+    return f"{picture.text!r:.80} with seed {picture.seed}"

@@ -1,0 +1,382 @@
+"""Reinforcement learning of a policy by PPO: it learns to write what its pictures are paid for.
+
+The method is step two of Promptist (Hao et al. 2023, arXiv 2212.09611, section 2.2). Departures
+from the paper, and from the code that was released with it (microsoft/LMOps, folder promptist):
+- Completions are sampled at the policy's own distribution, not taken from diverse beams: PPO
+  learns from ratios to the distribution that the text was drawn from.
+- A completion cut by the length limit gets no end token that the policy never chose.
+- The reward is added to the last token's KL penalty; advantages are whitened over real tokens;
+  masks come from lengths, for the padding token is the end token too.
+- kl_coef follows the KL to the SFT policy, which is a copy that shares nothing with the policy and
+  is compared bit by bit at the end.
+- Policy and value network are clipped to max_grad_norm each by itself, and both are float32.
+- Dropout is off; the first ratio of every iteration is asserted to be 1.
+- Plain pictures are drawn once for each user input and seed; every reward term is logged apart.
+
+In the lab, and with a diffusers pipeline:
+
+    python -m promptadapt_core.train ppo --policy FOLDER --renderer lab \
+        --user-inputs inputs.txt --out runs/ppo
+    python -m promptadapt_core.train ppo --policy FOLDER --renderer FOLDER --scorer FOLDER \
+        --user-inputs inputs.txt --out runs/ppo --rollout-size 64 --minibatch-size 16
+
+A run that was stopped or killed goes on with the same command and --resume; on a CPU its weights
+equal those of a run that was never stopped, bit for bit: everything that is drawn comes from the
+seed and the number of the iteration. The folder then holds config.json, metrics.jsonl (defined in
+ppo_metrics.py), best/ (float16, what `adapt --policy` reads), last/ (float32), samples/,
+alarms.jsonl and state.pt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from .. import runs
+from ..alarms import Watch, added_text
+from ..decoding import Stopped
+from ..objectives import AdaptiveKl
+from ..rollouts import RewardBatch, RewardFunction, Rollout, estimated, sample_rollout
+from ..settings import SettingsError
+from .ppo_metrics import PPO_METRICS, rollout_metrics
+from .ppo_plan import make_plan
+from .ppo_preparing import Prepared, prepare, weights_hash
+from .ppo_settings import PpoSettings
+from .ppo_update import minibatches_of, update
+from .samples import FOLDER_NAME, write_samples
+from .seeds import generator_of
+from .user_inputs import places_of
+
+STATE_FORMAT = 1
+BEST_WINDOW = 5  # iterations that the best reward is a mean of
+ALARMS_NAME = "alarms.jsonl"
+
+
+class Judge(Protocol):
+    """A held-out model that looks at the candidates and is never part of the reward. metrics: its
+    keys, `judge/name`, and their definitions."""
+
+    metrics: Mapping[str, str]
+
+    def judge(
+        self, user_inputs: Sequence[str], adapted_prompts: Sequence[str], batch: Any
+    ) -> Mapping[str, float]:
+        """Metrics of a rollout; batch.pictures are its candidates' pictures."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PpoResult:
+    """status: "done" or "stopped" (asked to; it can be resumed). best: folder of the weights with
+    the highest mean reward over 5 iterations, and that reward."""
+
+    status: str
+    iteration: int
+    num_iterations: int
+    best: Path
+    best_reward: float
+
+
+def train_ppo(
+    settings: PpoSettings,
+    *,
+    reward: RewardFunction,
+    judge: Judge | None = None,
+    report: runs.Reporter | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> PpoResult:
+    """Train as the settings say; the run folder is settings.out.
+
+    should_stop: asked between tokens, between pictures and after every iteration; an iteration
+    that is broken off is done anew by a resumed run. Raises SettingsError for bad input, a full
+    disk, a loss that is not finite, a KL above max_ref_kl and completions shorter than
+    min_mean_tokens; what was saved before stays whole.
+    """
+    report = report or runs.Silent()
+    should_stop = should_stop or (lambda: False)
+    prepared = prepare(settings, reward, report)
+    trainer = PpoTrainer(prepared, reward, judge, report)
+    try:
+        return trainer.run(should_stop)
+    finally:
+        trainer.metrics.close()
+
+
+class PpoTrainer:
+    """One run: the networks, the controller of the KL and how far it is."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        reward: RewardFunction,
+        judge: Judge | None,
+        report: runs.Reporter,
+    ):
+        self.prepared, self.settings = prepared, prepared.settings
+        self.learner, self.ref_model = prepared.learner, prepared.ref_model
+        self.run_folder, self.reward = prepared.run_folder, reward
+        self.judge, self.report = judge, report
+        self.num_iterations = self.settings.num_iterations
+        self.ref_hash = weights_hash(self.ref_model)
+        settings = self.settings
+        self.kl = AdaptiveKl(settings.kl_coef, settings.kl_target, settings.kl_horizon)
+        self.watch = _watch(reward, judge)
+        self.progress: dict[str, Any] = {
+            "iteration": 0, "episodes": 0, "images": 0, "seconds": 0.0,
+            "recent_rewards": [], "best_window": 0, "best_reward": -torch.inf, "alarms": [],
+        }  # fmt: skip
+        self._load_state()
+        path, iteration = self.run_folder.path, self.progress["iteration"]
+        runs.finish_replacing(path / "best")
+        runs.finish_replacing(path / "last")
+        writer = None
+        if settings.tensorboard:
+            writer = runs.tensorboard_writer(path / "tensorboard", iteration + 1)
+        table = {**PPO_METRICS, **reward.metrics, **(judge.metrics if judge else {})}
+        self.metrics = runs.Metrics(path / runs.METRICS_NAME, table, writer)
+        self.metrics.keep_until(iteration)
+
+    def run(self, should_stop: Callable[[], bool]) -> PpoResult:
+        """Train to the end, or until asked to stop."""
+        progress, stopped = self.progress, False
+        if progress["iteration"] < self.num_iterations:
+            stopped = not self._say_plan(should_stop)
+        while progress["iteration"] < self.num_iterations and not stopped:
+            try:
+                row = self._iterate(should_stop)
+            except Stopped:
+                stopped = True
+                self._save_state()  # no update had begun: these are the weights of the boundary
+                break
+            stopped = should_stop()
+            last = progress["iteration"] == self.num_iterations
+            if stopped or last or progress["iteration"] % self.settings.checkpoint_every == 0:
+                self._save_state()
+            self.report.step(progress["iteration"], self.num_iterations, row)
+        assert weights_hash(self.ref_model) == self.ref_hash, "the reference policy has changed"
+        policy = self.prepared.adapter.policy
+        self.run_folder.save_folder("last", lambda folder: policy.save(folder, torch.float32))
+        done = progress["iteration"] == self.num_iterations
+        return PpoResult(
+            "done" if done else "stopped",
+            progress["iteration"],
+            self.num_iterations,
+            self.run_folder.path / "best",
+            progress["best_reward"],
+        )
+
+    def _say_plan(self, should_stop: Callable[[], bool]) -> bool:
+        """False when it was broken off."""
+        try:
+            plan = make_plan(self.prepared, self.reward, self.progress["iteration"], should_stop)
+        except Stopped:
+            return False
+        for sentence in plan.sentences():
+            self.report.say(sentence)
+        return not should_stop()
+
+    def _iterate(self, should_stop: Callable[[], bool]) -> dict[str, float]:
+        """One rollout and its updates; the row of metrics, written."""
+        iteration = self.progress["iteration"]
+        times = [time.monotonic()]
+        sampled, drawn = self._sample(iteration, should_stop)
+        times.append(time.monotonic())
+        batch = self._reward(sampled, iteration, should_stop)
+        rollout = sampled.rewarded(batch)
+        if not len(rollout):
+            raise SettingsError(
+                "renderer", f"no candidate of iteration {iteration + 1} has a reward"
+            )
+        times.append(time.monotonic())
+        rollout = self._estimate(rollout, iteration)
+        times.append(time.monotonic())
+        kl_coef = self.kl.kl_coef
+        row = drawn | self._described(sampled, rollout, batch, kl_coef)
+        self._guard(row, iteration)
+        self._keep_best(row["rollout/reward"])
+        row |= update(self.learner, rollout, kl_coef, iteration)
+        row.pop("policy/stepped")
+        times.append(time.monotonic())
+        if self.settings.kl_target:
+            self.kl.update(row["kl/ref_kl"], len(rollout))
+        self._advance(row, sampled, times)
+        self._alarm(row, rollout)
+        self._write_row(row)
+        return row
+
+    def _sample(
+        self, iteration: int, should_stop: Callable[[], bool]
+    ) -> tuple[Rollout, dict[str, float]]:
+        """The completions of an iteration, and the metrics of what was drawn for it."""
+        settings, prepared = self.settings, self.prepared
+        num_inputs = settings.rollout_size // settings.group_size
+        places = places_of(iteration, num_inputs, len(prepared.works), settings.seed)
+        works = [prepared.works[place] for place, _ in places]
+        seeds = [
+            self.reward.seeds_of(work.typed.user_input, visit)
+            for work, (_, visit) in zip(works, places, strict=True)
+        ]
+        generator = generator_of(settings.seed, "rollout", iteration)
+        limits = (settings.min_length_limit, settings.max_length_limit + 1)
+        limit = int(torch.randint(*limits, (), generator=generator))
+        rollout = sample_rollout(
+            prepared.adapter,
+            works,
+            prepared.asked,
+            max_new_tokens=limit,
+            image_seeds=seeds,
+            generator=generator,
+            should_stop=should_stop,
+        )
+        passes = (iteration + 1) * num_inputs / len(prepared.works)
+        return rollout, {"rollout/length_limit": float(limit), "train/passes": passes}
+
+    def _reward(
+        self, rollout: Rollout, iteration: int, should_stop: Callable[[], bool]
+    ) -> RewardBatch:
+        """The rewards of all candidates; samples are written where they are due."""
+        every, number = self.settings.samples_every, iteration + 1
+        due = bool(every) and (iteration == 0 or number % every == 0)
+        keep = due or self.judge is not None
+        batch = self.reward.reward(
+            rollout.user_inputs, rollout.adapted_prompts, rollout.image_seeds, should_stop, keep
+        )
+        if due:
+            folder = self.run_folder.path / FOLDER_NAME
+            write_samples(folder, number, rollout, batch, self.settings.num_samples)
+        return batch
+
+    def _estimate(self, rollout: Rollout, iteration: int) -> Rollout:
+        """In the micro-batches of the first epoch, so that its first ratio is exactly 1."""
+        first_epoch = minibatches_of(rollout, self.settings, iteration, 0)
+        return estimated(
+            rollout,
+            [rows for micro_batches in first_epoch for rows in micro_batches],
+            policy_model=self.learner.model,
+            ref_model=self.ref_model,
+            values=self.learner.value_network,
+            temperature=self.settings.temperature,
+            device=self.learner.device,
+            whole_logits=self.learner.whole_logits,
+        )
+
+    def _described(
+        self, sampled: Rollout, rollout: Rollout, batch: RewardBatch, kl_coef: float
+    ) -> dict[str, float]:
+        """What a rollout, its reward function and the judge say of it."""
+        row = {**rollout_metrics(sampled, rollout, kl_coef), **self.reward.describe(batch)}
+        if self.judge is not None:
+            row |= self.judge.judge(sampled.user_inputs, sampled.adapted_prompts, batch)
+        return row
+
+    def _guard(self, row: Mapping[str, float], iteration: int) -> None:
+        """Stop a run that has gone astray before it learns from what it wrote."""
+        settings, kl = self.settings, row["kl/ref_kl"]
+        kept = "the checkpoints before are whole: start anew"
+        if settings.max_ref_kl and not kl <= settings.max_ref_kl:
+            raise SettingsError(
+                "max_ref_kl",
+                f"the policy is {kl:.1f} nats per completion from where it began, more than "
+                f"{settings.max_ref_kl:g}, in iteration {iteration + 1}; {kept} with a higher "
+                "kl_coef or a lower lr",
+            )
+        if row["rollout/num_tokens"] < settings.min_mean_tokens:
+            raise SettingsError(
+                "min_mean_tokens",
+                f"completions have collapsed to {row['rollout/num_tokens']:.2f} tokens, fewer than "
+                f"{settings.min_mean_tokens:g}, in iteration {iteration + 1}; {kept} with a lower "
+                "lr, or look at the reward",
+            )
+
+    def _keep_best(self, reward: float) -> None:
+        """Save the weights that the rollout came from, when the mean reward is the highest.
+
+        Means over fewer than BEST_WINDOW iterations are compared with their like only."""
+        progress = self.progress
+        recent = [*progress["recent_rewards"], reward][-BEST_WINDOW:]
+        progress["recent_rewards"] = recent
+        mean = sum(recent) / len(recent)
+        if (len(recent), mean) > (progress["best_window"], progress["best_reward"]):
+            progress.update(best_window=len(recent), best_reward=mean)
+            policy = self.prepared.adapter.policy
+            self.run_folder.save_folder("best", lambda folder: policy.save(folder, torch.float16))
+
+    def _advance(self, row: dict[str, float], sampled: Rollout, times: list[float]) -> None:
+        """Count the iteration, and add the counts and times to its row."""
+        progress = self.progress
+        parts = [after - before for before, after in zip(times, times[1:], strict=False)]
+        progress["iteration"] += 1
+        progress["episodes"] += len(sampled)
+        progress["images"] += sum(map(len, sampled.image_seeds))
+        progress["seconds"] += sum(parts)
+        row |= {
+            "train/episodes": progress["episodes"],
+            "train/images": progress["images"],
+            "train/best_reward": progress["best_reward"],
+            "time/hours": progress["seconds"] / 3600,
+            "time/outside_reward_share": 1.0 - parts[1] / max(sum(parts), 1e-9),
+        }
+        names = ("sampling", "reward", "estimate", "update")
+        row |= {f"time/{name}_seconds": part for name, part in zip(names, parts, strict=True)}
+
+    def _alarm(self, row: dict[str, float], rollout: Rollout) -> None:
+        """Say what looks like a reward that is being gamed, and write it down."""
+        step, alarms = self.progress["iteration"], self.progress["alarms"]
+        additions = list(map(added_text, rollout.user_inputs, rollout.adapted_prompts))
+        for alarm in self.watch.add(step, row, additions):
+            self.report.say(f"alarm ({alarm.name}): {alarm.sentence}")
+            alarms.append(dataclasses.asdict(alarm))
+        row["train/num_alarms"] = len(alarms)
+
+    def _write_row(self, row: dict[str, float]) -> None:
+        path = self.run_folder.path
+        try:
+            self.metrics.write(self.progress["iteration"], row)
+            lines = [json.dumps(alarm, ensure_ascii=False) for alarm in self.progress["alarms"]]
+            if lines:
+                runs.write_text(path / ALARMS_NAME, "\n".join(lines) + "\n")
+        except OSError as error:
+            raise SettingsError("out", f"{path} cannot be written ({error.strerror})") from None
+
+    def _save_state(self) -> None:
+        learner = self.learner
+        self.run_folder.save_state(
+            {
+                "format": STATE_FORMAT,
+                "progress": self.progress,
+                "kl_coef": self.kl.kl_coef,
+                "watch": self.watch.state(),
+                "policy": learner.model.state_dict(),
+                "value": learner.value_network.state_dict(),
+                "optimizer": learner.optimizer.state_dict(),
+            }
+        )
+
+    def _load_state(self) -> None:
+        state = self.run_folder.load_state()
+        if state is None:
+            return
+        if state.get("format") != STATE_FORMAT:
+            raise SettingsError("resume", "the saved state is of another version of promptadapt")
+        self.learner.model.load_state_dict(state["policy"])
+        self.learner.value_network.load_state_dict(state["value"])
+        self.learner.optimizer.load_state_dict(state["optimizer"])
+        self.kl.kl_coef = state["kl_coef"]
+        self.watch.load_state(state["watch"])
+        self.progress.update(state["progress"])
+
+
+def _watch(reward: RewardFunction, judge: Judge | None) -> Watch:
+    """Alarms on every term's weighted mean, on the judge and on the length."""
+    terms = [
+        name
+        for name in reward.metrics
+        if name.endswith("_mean") and not name.endswith("_raw_mean") and name != "reward/mean"
+    ]
+    judges = list(judge.metrics) if judge else []
+    return Watch(terms=terms, judges=judges, length="rollout/num_tokens")

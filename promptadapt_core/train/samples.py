@@ -1,0 +1,70 @@
+"""Samples of a run to look at: samples/00010.jsonl, and a PNG with the pictures where there are.
+
+A row holds user_input, adapted_prompt, reward, terms, truncated, left_alone, seeds and ok. Row n of
+the PNG shows the pictures of row n.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import runs
+from ..rollouts import RewardBatch, Rollout
+from ..settings import SettingsError
+
+FOLDER_NAME = "samples"
+
+
+def write_samples(
+    folder: Path, iteration: int, rollout: Rollout, batch: RewardBatch, number: int
+) -> None:
+    """The first `number` candidates of a rollout and its rewards, rows alike.
+
+    Pictures: `pictures` of the batch where it has them, (num, H, W, 3) uint8 or None for each
+    candidate. SettingsError("out", ...) where the disk refuses.
+    """
+    number = min(number, len(rollout))
+    rows = [_row(rollout, batch, place) for place in range(number)]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    pictures = getattr(batch, "pictures", None)
+    try:
+        folder.mkdir(exist_ok=True)
+        runs.write_text(folder / f"{iteration:05d}.jsonl", text)
+        if pictures is not None and (grid := _grid(pictures[:number])) is not None:
+            runs.replace_file(folder / f"{iteration:05d}.png", lambda path: _save(grid, path))
+    except OSError as error:
+        raise SettingsError("out", f"{folder} cannot be written ({error.strerror})") from None
+
+
+def _row(rollout: Rollout, batch: RewardBatch, place: int) -> dict[str, Any]:
+    return {
+        "user_input": rollout.user_inputs[place],
+        "adapted_prompt": rollout.adapted_prompts[place],
+        "reward": round(float(batch.rewards[place]), 5),
+        "terms": {name: round(float(term[place]), 5) for name, term in batch.terms.items()},
+        "ok": bool(batch.ok[place]),
+        "truncated": bool(rollout.truncated[place]),
+        "left_alone": bool(rollout.left_alone[place]),
+        "seeds": rollout.image_seeds[place],
+    }
+
+
+def _grid(pictures: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """One row of pictures for each candidate, black where there is none."""
+    shapes = [some.shape for some in pictures if some is not None]
+    if not shapes:
+        return None
+    blank = np.zeros(shapes[0], dtype=np.uint8)
+    rows = [np.concatenate(list(blank if some is None else some), axis=1) for some in pictures]
+    return np.concatenate(rows, axis=0)
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(pixels).save(path, format="PNG")
