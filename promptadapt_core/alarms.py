@@ -10,13 +10,14 @@ falls), `collapse` (one addition to most inputs, or fewer and fewer different wo
 
 from __future__ import annotations
 
+import bisect
 import math
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
-
-import numpy as np
 
 from .prompts import content_words
 from .settings import Settings, setting
@@ -93,23 +94,26 @@ class Trend:
 
 def trend(series: Series) -> Trend | None:
     """Least squares over the finite points; None where they are fewer than LEAST_POINTS."""
-    points = np.array([point for point in series if math.isfinite(point[1])], dtype=np.float64)
+    points = [point for point in series if math.isfinite(point[1])]
     if len(points) < LEAST_POINTS:
         return None
-    steps, values = points[:, 0] - points[:, 0].mean(), points[:, 1] - points[:, 1].mean()
-    spread = float(steps @ steps)
-    slope = float(steps @ values) / spread
-    residuals = values - slope * steps
+    mean_step = sum(step for step, _ in points) / len(points)
+    mean_value = sum(value for _, value in points) / len(points)
+    centred = [(step - mean_step, value - mean_value) for step, value in points]
+    spread = sum(step * step for step, _ in centred)
+    slope = sum(step * value for step, value in centred) / spread
+    squares = sum((value - slope * step) ** 2 for step, value in centred)
     freedom = len(points) - 2
-    error = math.sqrt(float(residuals @ residuals) / freedom / spread)
-    reach = float(steps[-1] - steps[0])
-    rounding = 1e-12 * (1.0 + float(np.abs(points[:, 1]).max()))
-    if abs(slope) * reach <= rounding:  # constant
-        return Trend(int(points[0, 0]), int(points[-1, 0]), 0.0, 0.0)
+    error = math.sqrt(squares / freedom / spread)
+    first, last = points[0][0], points[-1][0]
+    reach = last - first
+    rounding = 1e-12 * (1.0 + max(abs(value) for _, value in points))
+    if abs(slope) * reach <= rounding:
+        return Trend(first, last, 0.0, 0.0)
     deviation = math.copysign(math.inf, slope)
     if error * reach > rounding:
         deviation = normal_deviation(slope / error, freedom)
-    return Trend(int(points[0, 0]), int(points[-1, 0]), slope * reach, deviation)
+    return Trend(first, last, slope * reach, deviation)
 
 
 def normal_deviation(t: float, freedom: int) -> float:
@@ -120,28 +124,27 @@ def normal_deviation(t: float, freedom: int) -> float:
     return math.copysign(scale * math.sqrt(freedom * math.log1p(t * t / freedom)), t)
 
 
-def find_gaming(
-    rising: Series, falling: Series, settings: AlarmSettings, least_share: float
-) -> tuple[Trend, Trend] | None:
-    """The shortest of the windows that end at the newest step in which `rising` rises, `falling`
-    falls, both by alarm_deviation, and the fall is at least `least_share` of the rise."""
-    if not rising or not falling:
-        return None
-    last, num_steps = rising[-1][0], settings.alarm_window
-    while True:
-        parts = [[point for point in s if point[0] > last - num_steps] for s in (rising, falling)]
-        up, down = (trend(part) for part in parts)
-        if (
-            up is not None
-            and down is not None
-            and up.deviation >= settings.alarm_deviation
-            and down.deviation <= -settings.alarm_deviation
-            and -down.rise >= least_share * up.rise
-        ):
-            return up, down
-        if last - num_steps < min(rising[0][0], falling[0][0]):
-            return None
-        num_steps *= 2
+def is_gaming(up: Trend, down: Trend, settings: AlarmSettings, least_share: float) -> bool:
+    """Whether one series rises and the other falls, both by alarm_deviation, and the fall is at
+    least `least_share` of the rise."""
+    return (
+        up.deviation >= settings.alarm_deviation
+        and down.deviation <= -settings.alarm_deviation
+        and -down.rise >= least_share * up.rise
+    )
+
+
+def _gaming_sentence(term: str, up: Trend, other: str, down: Trend) -> str:
+    return (
+        f"{term} rose by {up.rise:.3g} ({up.deviation:.1f} standard errors) from step "
+        f"{up.first_step} to {up.last_step} while {other} fell by {-down.rise:.3g} "
+        f"({-down.deviation:.1f} standard errors)"
+    )
+
+
+def _since(step: int, series: Series) -> Series:
+    """The points after `step`."""
+    return series[bisect.bisect_right(series, step, key=lambda point: point[0]) :]
 
 
 def added_text(user_input: str, adapted_prompt: str) -> str:
@@ -163,12 +166,13 @@ def most_frequent(texts: Sequence[str]) -> tuple[str, float]:
 
 def word_pairs(texts: Sequence[str]) -> list[tuple[str, str]]:
     """Neighbouring content words within each text."""
-    return [
-        pair
-        for text in texts
-        if (words := content_words(text))
-        for pair in zip(words, words[1:], strict=False)
-    ]
+    return [pair for text in texts for pair in _pairs_of(text)]
+
+
+@lru_cache(maxsize=8192)  # the first and the latest iterations' texts are asked for again and again
+def _pairs_of(text: str) -> list[tuple[str, str]]:
+    words = content_words(text)
+    return list(zip(words, words[1:], strict=False))
 
 
 def distinct_share(pairs: Sequence[tuple[str, str]], num_pairs: int) -> float:
@@ -244,22 +248,28 @@ class Watch:
         self._quiet_until = dict(state["quiet_until"])
 
     def _gaming(self, metrics: Mapping[str, float]) -> dict[str, str]:
-        """Sentences by the key of their alarm, here and below."""
+        """Sentences by the key of their alarm, here and below; of the shortest window with one."""
         found: dict[str, str] = {}
-        for term in self.terms:
-            for other in (*self.judges, *self.terms):
-                if other == term or not (term in metrics and other in metrics):
-                    continue
-                share = 0.0 if other in self.judges else self.settings.trade_share
-                series = (self._series.get(name, []) for name in (term, other))
-                if (both := find_gaming(*series, self.settings, share)) is not None:
-                    up, down = both
-                    found[f"gaming {term} {other}"] = (
-                        f"{term} rose by {up.rise:.3g} ({up.deviation:.1f} standard errors) from "
-                        f"step {up.first_step} to {up.last_step} while {other} fell by "
-                        f"{-down.rise:.3g} ({-down.deviation:.1f} standard errors)"
-                    )
-        return found
+        names = [name for name in (*self.judges, *self.terms) if name in metrics]
+        series = {name: self._series[name] for name in names if name in self._series}
+        if not series:
+            return found
+        first = min(points[0][0] for points in series.values())
+        last = max(points[-1][0] for points in series.values())
+        num_steps = self.settings.alarm_window
+        while True:
+            trends = {name: trend(_since(last - num_steps, s)) for name, s in series.items()}
+            for term in self.terms:
+                for other, down in trends.items():
+                    up, key = trends.get(term), f"gaming {term} {other}"
+                    share = 0.0 if other in self.judges else self.settings.trade_share
+                    if up is None or down is None or key in found:
+                        continue
+                    if is_gaming(up, down, self.settings, share):
+                        found[key] = _gaming_sentence(term, up, other, down)
+            if last - num_steps < first:
+                return found
+            num_steps *= 2
 
     def _collapse(self) -> dict[str, str]:
         settings = self.settings
@@ -290,12 +300,12 @@ class Watch:
 
     def _length(self) -> dict[str, str]:
         settings, number = self.settings, self.settings.start_window
-        values = np.array([value for _, value in self._series.get(self.length, [])])
+        values = [value for _, value in self._series.get(self.length, [])]
         if len(values) < 2 * number:
             return {}
         first, last = values[:number], values[-number:]
-        before, now = float(first.mean()), float(last.mean())
-        error = math.sqrt(float(first.var(ddof=1) + last.var(ddof=1)) / number)
+        before, now = statistics.fmean(first), statistics.fmean(last)
+        error = math.sqrt((statistics.variance(first) + statistics.variance(last)) / number)
         deviation = math.inf if now != before else 0.0
         if error:
             deviation = abs(normal_deviation((now - before) / error, 2 * number - 2))

@@ -13,7 +13,7 @@ import torch
 
 from .. import runs
 from ..pipeline_files import hash_files
-from ..settings import MAX_SEED
+from ..settings import MAX_SEED, SettingsError
 from .aesthetic import AestheticStage, load_embedder
 from .autoencoder import Trainee, encode, load_trainee
 from .autoencoder_training import AutoencoderStage, EncoderStage
@@ -62,9 +62,17 @@ class Works:
             return self._write_latents()
         if name == "embeddings":
             return self._write_embeddings()
-        every = settings.save_every_seconds
-        folder = self.path / name
-        return run_stage(self.stage(name), folder, save_every_seconds=every, **self.watch)
+        return self._train(name)
+
+    def _train(self, name: str) -> str:
+        every, folder = self.settings.save_every_seconds, self.path / name
+        try:
+            return run_stage(self.stage(name), folder, save_every_seconds=every, **self.watch)
+        except SettingsError as error:
+            if error.name != "lr":
+                raise
+            setting = "renderer_lr" if name == "renderer" else "seed"  # the others have no flag
+            raise SettingsError(setting, error.reason) from None
 
     def stage(self, name: str) -> Stage:
         """The stage, ready to train."""

@@ -1,4 +1,5 @@
-"""The command line of the trainers: `python -m promptadapt_core.train sft --help`.
+"""The command line of the trainers: `python -m promptadapt_core.train sft --help`,
+`... ppo --help`.
 
 Exit code 0 when a run is done, 2 with one sentence on stderr for bad input, 130 when Ctrl-C
 stopped a run, whose state is then saved.
@@ -9,19 +10,29 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from pathlib import Path
 
 from ..command_line import Parser, interruptible, keep_freed_memory, run, write_utf8
 from ..settings import SftSettings, add_flags, given
+from .ppo_settings import PpoSettings
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one trainer; returns the exit code."""
     write_utf8()
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = Parser(prog="promptadapt_core.train", description="Train policies.")
     trainers = parser.add_subparsers(title="trainers", required=True, metavar="TRAINER")
     sft = trainers.add_parser("sft", help="supervised fine-tuning on pairs")
     add_flags(sft, SftSettings)
     sft.set_defaults(run=_sft)
+    ppo = trainers.add_parser("ppo", help="reinforcement learning from pictures")
+    add_flags(ppo, PpoSettings)
+    if arguments[:1] == ["ppo"]:  # the reward's settings come with torch
+        from ..rewards import RewardSettings
+
+        add_flags(ppo, RewardSettings)
+    ppo.set_defaults(run=_ppo)
     options = parser.parse_args(arguments)
     return run(parser.prog, lambda: options.run(options), extra="train")
 
@@ -45,6 +56,38 @@ def _sft(options: argparse.Namespace) -> int:
     loss = result.best_loss
     found = f"best validation loss {loss:.4f} nats a token" if math.isfinite(loss) else "the latest"
     print(f"{why[result.status]}: {result.step} steps, {found}: {result.best}")
+    return 0
+
+
+def _ppo(options: argparse.Namespace) -> int:
+    settings = PpoSettings(**given(PpoSettings, options))
+    from ..rewards import RewardSettings
+    from ..runs import Progress
+    from .ppo import train_ppo
+    from .rendered_reward import RenderedReward, check_names, load_renderer, load_scorer
+
+    reward_settings = RewardSettings(**given(RewardSettings, options))
+    check_names(settings)
+    keep_freed_memory()
+    reward = RenderedReward(
+        load_renderer(settings.renderer, settings.device),
+        load_scorer(settings.scorer, settings.device),
+        reward_settings,
+        Path(settings.out) / "baselines",
+    )
+    with interruptible() as should_stop:
+        result = train_ppo(settings, reward=reward, report=Progress(), should_stop=should_stop)
+    if result.status == "stopped":
+        print(
+            f"stopped after iteration {result.iteration} of {result.num_iterations} and saved; "
+            "the same command with --resume goes on",
+            file=sys.stderr,
+        )
+        return 130
+    print(
+        f"done: {result.iteration} iterations, best mean reward {result.best_reward:.4f}: "
+        f"{result.best}"
+    )
     return 0
 
 

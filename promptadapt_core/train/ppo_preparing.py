@@ -136,9 +136,7 @@ def _works(
         report.say(f"left out {num_double:,} user inputs that are there twice")
     if left_alone:
         first, reason = next(iter(left_alone.items()))
-        report.say(
-            f"left out {len(left_alone):,} user inputs; the first, {first[:60]!r}: {reason}"
-        )
+        report.say(f"left out {len(left_alone):,} user inputs; the first, {first[:60]!r}: {reason}")
     if not works:
         raise SettingsError("user_inputs", f"none can be used; the first: {reason}")
     return works

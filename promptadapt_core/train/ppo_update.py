@@ -73,9 +73,7 @@ def minibatches_of(
     return minibatches
 
 
-def update(
-    learner: Learner, rollout: Rollout, kl_coef: float, iteration: int
-) -> dict[str, float]:
+def update(learner: Learner, rollout: Rollout, kl_coef: float, iteration: int) -> dict[str, float]:
     """All updates of an iteration; their metrics.
 
     rollout: with its estimates, made in the micro-batches of epoch 0. SettingsError("lr", ...)

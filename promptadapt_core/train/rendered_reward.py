@@ -13,6 +13,7 @@ from ..baselines import BaselineCache
 from ..images import DiffusersGenerator, ImageGenerator
 from ..scorers import OpenClipScorer, Scorer
 from ..settings import SettingsError
+from .ppo_settings import PpoSettings
 
 LAB = "lab"
 
@@ -47,12 +48,24 @@ class RenderedReward:
         should_stop: Callable[[], bool] | None = None,
         keep_pictures: bool = False,
     ) -> rewards.RewardBatch:
-        return self.rewarder.reward(
-            user_inputs, adapted_prompts, seeds, should_stop, keep_pictures
-        )
+        return self.rewarder.reward(user_inputs, adapted_prompts, seeds, should_stop, keep_pictures)
 
     def describe(self, batch: Any) -> Mapping[str, float]:
         return rewards.describe(batch)
+
+
+def check_names(settings: PpoSettings) -> None:
+    """Before anything large is loaded: that what the run needs was named, and exists."""
+    for name, value in (("policy", settings.policy), ("out", settings.out)):
+        if not value:
+            raise SettingsError(name, "expected a folder")
+    if settings.resume and not Path(settings.out).is_dir():
+        raise SettingsError("resume", f"there is no run in {settings.out}")
+    if not Path(settings.user_inputs).is_file():
+        raise SettingsError("user_inputs", f"there is no file {settings.user_inputs!r}")
+    for name, value in (("renderer", settings.renderer), ("scorer", settings.scorer)):
+        if value != LAB and not Path(value).is_dir():
+            raise SettingsError(name, f"expected {LAB} or a folder, got {value!r}")
 
 
 def load_renderer(name: str, device: str) -> DiffusersGenerator:

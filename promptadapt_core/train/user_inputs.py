@@ -52,9 +52,7 @@ def _from_json(line: str, number: int, path: str | Path) -> str:
     return text if row.get("split", "train") == "train" else ""
 
 
-def places_of(
-    iteration: int, num_places: int, num_inputs: int, seed: int
-) -> list[tuple[int, int]]:
+def places_of(iteration: int, num_places: int, num_inputs: int, seed: int) -> list[tuple[int, int]]:
     """(place, pass) of the user inputs that make up an iteration: every one once in each pass.
 
     Depends on the arguments alone. Every pass over the inputs has an order of its own.

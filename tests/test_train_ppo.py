@@ -1,0 +1,666 @@
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from promptadapt_core import runs
+from promptadapt_core.policy import Policy
+from promptadapt_core.settings import SettingsError, SftSettings
+from promptadapt_core.train import __main__ as command
+from promptadapt_core.train import ppo, ppo_plan, ppo_preparing, ppo_update, samples, sft
+from promptadapt_core.train import user_inputs as reading
+from promptadapt_core.train.ppo_settings import PpoSettings
+
+SUBJECTS = ("a cat", "an old house", "two boats", "the sea", "a dog", "a red fox")
+STYLES = ("oil painting", "sharp focus", "watercolor", "dramatic light", "8k")
+TINY: dict[str, Any] = {
+    "device": "cpu", "rollout_size": 8, "num_episodes": 32, "group_size": 2, "num_epochs": 2,
+    "minibatch_size": 4, "micro_batch_size": 3, "lr": 1e-3, "value_lr": 1e-3, "tensorboard": False,
+    "min_length_limit": 4, "max_length_limit": 10, "checkpoint_every": 1, "samples_every": 2,
+}  # fmt: skip
+
+
+class WordBatch:
+    """Rewards of texts. A later line of the kill test runs this class in another process."""
+
+    def __init__(self, user_inputs: list[str], adapted_prompts: list[str], ok: Any):
+        pairs = list(zip(user_inputs, adapted_prompts, strict=True))
+        added = [adapted[len(user) :] for user, adapted in pairs]
+        self.terms = {
+            "word": torch.tensor([float("watercolor" in text) for text in added]),
+            "length": torch.tensor([-0.1 * len(text.split()) for text in added]),
+        }
+        self.rewards = self.terms["word"] + self.terms["length"]
+        self.ok = torch.tensor([ok(user) for user in user_inputs])
+        self.pictures: Any = None
+
+
+class WordReward:
+    """+1 for one certain word, -0.1 for every word that was added."""
+
+    identity = "words"
+    metrics = {
+        "reward/word_mean": "share of candidates that add the word",
+        "reward/length_mean": "minus a tenth of the words that were added, mean",
+    }
+    failing = ""
+
+    def __init__(self) -> None:
+        self.seeds: list[tuple[str, tuple[int, ...]]] = []
+
+    def seeds_of(self, user_input: str, visit: int = 0) -> list[int]:
+        return [len(user_input), visit]
+
+    def reward(
+        self, user_inputs: Any, adapted_prompts: Any, seeds: Any, should_stop: Any = None,
+        keep_pictures: bool = False,
+    ) -> Any:  # fmt: skip
+        self.seeds += [(text, tuple(row)) for text, row in zip(user_inputs, seeds, strict=True)]
+        batch = WordBatch(user_inputs, adapted_prompts, lambda user: user != self.failing)
+        if keep_pictures:
+            batch.pictures = [np.full((2, 4, 4, 3), 9, dtype=np.uint8) for _ in user_inputs]
+        return batch
+
+    def describe(self, batch: Any) -> dict[str, float]:
+        return {
+            f"reward/{name}_mean": term[batch.ok].mean().item()
+            for name, term in batch.terms.items()
+        }
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with inputs.txt and policy/, an SFT policy that writes the styles."""
+    folder = tmp_path_factory.mktemp("ppo")
+    (folder / "inputs.txt").write_text("\n".join(SUBJECTS) + "\n", encoding="utf-8")
+    rows = [
+        {"user_input": subject, "target": f"{subject}, {first}, {second}", "split": "train"}
+        for subject in SUBJECTS
+        for first in STYLES
+        for second in STYLES
+        if first != second
+    ]
+    pairs = folder / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    made = sft.train_sft(
+        SftSettings(
+            pairs=str(pairs), out=str(folder / "sft"), device="cpu", precision="fp32",
+            num_epochs=8.0, batch_size=24, micro_batch_size=24, max_length=60, lr=0.01,
+            vocab_size=330, hidden_size=32, num_layers=2, num_heads=2, dropout=0.0,
+            tensorboard=False, validate_every=1000, checkpoint_every=1000,
+        )
+    )  # fmt: skip
+    shutil.copytree(made.best.parent / "last", folder / "policy")
+    return folder
+
+
+def tiny(inputs: Path, out: Path, **changes: Any) -> PpoSettings:
+    chosen = {**TINY, "policy": str(inputs / "policy"), "out": str(out),
+              "user_inputs": str(inputs / "inputs.txt"), **changes}  # fmt: skip
+    return PpoSettings(**chosen)
+
+
+def trainer(settings: PpoSettings, reward: Any = None) -> ppo.PpoTrainer:
+    report = runs.Silent()
+    reward = reward or WordReward()
+    return ppo.PpoTrainer(ppo_preparing.prepare(settings, reward, report), reward, None, report)
+
+
+def never() -> bool:
+    return False
+
+
+def experience(made: ppo.PpoTrainer) -> Any:
+    """An estimated rollout of iteration 0."""
+    sampled, _ = made._sample(0, never)
+    rollout = sampled.rewarded(made._reward(sampled, 0, never))
+    return made._estimate(rollout, 0)
+
+
+def saved(folder: Path) -> dict[str, bytes]:
+    """The files whose bytes equal runs must share: the weights and the samples."""
+    files = [path for kind in ("*.safetensors", "samples/*") for path in folder.rglob(kind)]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+class Heard(runs.Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+class StopAfter:
+    """Asks to stop after it was asked so often."""
+
+    def __init__(self, number: int):
+        self.left = number
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+def test_it_learns_to_write_what_is_paid_for(inputs: Path, tmp_path: Path) -> None:
+    settings = tiny(
+        inputs, tmp_path / "run", num_episodes=24 * 32, rollout_size=32, group_size=1,
+        minibatch_size=16, micro_batch_size=16, num_epochs=4, kl_coef=0.02, kl_target=0.0,
+        min_length_limit=8, max_length_limit=16, lr=2e-3, value_lr=2e-3, checkpoint_every=24,
+        samples_every=0,
+    )  # fmt: skip
+    result = ppo.train_ppo(settings, reward=WordReward())
+    rows = rows_of(tmp_path / "run")
+    first, last = (sum(row["rollout/reward"] for row in part) / 4 for part in (rows[:4], rows[-4:]))
+    assert (result.status, result.iteration) == ("done", 24)
+    assert last > first + 0.4
+    assert rows[-1]["reward/word_mean"] > rows[0]["reward/word_mean"] + 0.3
+    assert rows[-1]["kl/ref_kl"] > 0.5
+    assert result.best_reward == pytest.approx(
+        max(sum(r["rollout/reward"] for r in rows[i : i + 5]) / 5 for i in range(20))
+    )
+    assert Policy.load(result.best).manifest.name == "run"
+
+
+def test_a_run_leaves_what_it_should(inputs: Path, tmp_path: Path) -> None:
+    report, out = Heard(), tmp_path / "run"
+    settings = tiny(inputs, out)
+    result = ppo.train_ppo(settings, reward=WordReward(), report=report)
+    assert (result.iteration, result.num_iterations) == (4, 4)
+    rows = rows_of(out)
+    table = {**ppo.PPO_METRICS, **WordReward.metrics}
+    assert {*rows[0]} == {"step", *(name for name in table if not name.startswith("time/"))}
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert rows[-1]["train/episodes"] == 32
+    assert rows[-1]["train/images"] == 64
+    plan = [line for line in report.said if line.startswith("plan")]
+    assert plan == ["plan: 4 iterations, 32 episodes, at most 64 images of candidates and 12 of "
+                    "plain user inputs"]  # fmt: skip
+    assert any("expected, from a probe" in line for line in report.said)
+    assert {path.name for path in (out / "samples").iterdir()} == {
+        f"0000{n}.{kind}" for n in (1, 2, 4) for kind in ("jsonl", "png")
+    }
+    sample = json.loads((out / "samples" / "00001.jsonl").read_text().splitlines()[0])
+    assert sample["adapted_prompt"].startswith(sample["user_input"])
+    assert sample["reward"] == pytest.approx(sum(sample["terms"].values()))
+    last = Policy.load(out / "last")
+    assert {str(tensor.dtype) for tensor in last.weights.values()} == {"torch.float32"}
+    assert not list(out.glob("*.new")) + list(out.glob("*.old")) + list(out.glob("*.partial"))
+
+
+def test_terms_are_logged_apart_and_add_up(inputs: Path, tmp_path: Path) -> None:
+    """Defect 7."""
+    ppo.train_ppo(tiny(inputs, tmp_path / "run"), reward=WordReward())
+    for row in rows_of(tmp_path / "run"):
+        terms = row["reward/word_mean"] + row["reward/length_mean"]
+        assert terms == pytest.approx(row["rollout/reward"], abs=1e-6)
+
+
+def test_the_reference_stays_bit_identical_and_shares_nothing(inputs: Path, tmp_path: Path) -> None:
+    """Defect 5."""
+    made = trainer(tiny(inputs, tmp_path / "run"))
+    start = Policy.load(inputs / "policy").model
+    made.run(never)
+    assert ppo_preparing.weights_hash(made.ref_model) == ppo_preparing.weights_hash(start)
+    assert ppo_preparing.weights_hash(made.learner.model) != ppo_preparing.weights_hash(start)
+    places = [
+        {parameter.data_ptr() for parameter in network.parameters()}
+        for network in (made.learner.model, made.ref_model, made.learner.value_network)
+    ]
+    assert len(set.union(*places)) == sum(map(len, places))
+
+
+def test_a_reference_that_drifts_is_noticed(inputs: Path, tmp_path: Path) -> None:
+    made = trainer(tiny(inputs, tmp_path / "run", num_episodes=8))
+    with torch.no_grad():
+        made.ref_model.transformer.wte.weight[0, 0] += 1e-6
+    with pytest.raises(AssertionError, match="reference"):
+        made.run(never)
+
+
+def test_the_first_ratio_is_exactly_one(inputs: Path, tmp_path: Path) -> None:
+    made = trainer(tiny(inputs, tmp_path / "run"))
+    rollout = experience(made)
+    first = ppo_update.minibatches_of(rollout, made.settings, 0, 0)[0]
+    nothing = torch.zeros(rollout.completion_mask.shape)
+    row, furthest = ppo_update.gradients(made.learner, rollout, nothing, nothing, first)
+    assert furthest == 0.0
+    assert row["kl/approx_kl"] == 0.0
+    made.learner.optimizer.zero_grad()
+    with torch.no_grad():
+        made.learner.model.transformer.ln_f.weight += 0.01
+    with pytest.raises(AssertionError, match="first ratio"):
+        ppo_update.update(made.learner, rollout, 0.1, 0)
+
+
+def test_the_kl_of_the_first_rollout_is_zero_and_grows(inputs: Path, tmp_path: Path) -> None:
+    """Defect 1 in the loop: kl_coef follows the KL to the reference."""
+    out = tmp_path / "run"
+    ppo.train_ppo(tiny(inputs, out, lr=0.02, kl_target=0.5, kl_horizon=8.0), reward=WordReward())
+    rows = rows_of(out)
+    assert rows[0]["kl/ref_kl"] == 0.0
+    assert rows[1]["kl/ref_kl"] != 0.0
+    for row, after in zip(rows, rows[1:], strict=False):
+        error = max(-0.2, min(0.2, row["kl/ref_kl"] / 0.5 - 1))
+        assert after["kl/kl_coef"] == pytest.approx(row["kl/kl_coef"] * (1 + error))
+    fixed = tmp_path / "fixed"
+    ppo.train_ppo(tiny(inputs, fixed, kl_target=0.0), reward=WordReward())
+    assert {row["kl/kl_coef"] for row in rows_of(fixed)} == {0.2}
+
+
+def gradients_of(made: ppo.PpoTrainer, rollout: Any, micro_batches: list[list[int]]) -> list[Any]:
+    shape = rollout.completion_mask.shape
+    generator = torch.Generator().manual_seed(4)
+    advantages, returns = (torch.randn(shape, generator=generator) for _ in range(2))
+    row, _ = ppo_update.gradients(made.learner, rollout, advantages, returns, micro_batches)
+    networks = (made.learner.model, made.learner.value_network)
+    found = [p.grad.clone() for network in networks for p in network.parameters()]
+    made.learner.optimizer.zero_grad()
+    return [torch.tensor(list(row.values())), *found]
+
+
+def test_micro_batches_give_the_gradients_of_the_minibatch(inputs: Path, tmp_path: Path) -> None:
+    """Padding too: rows of one micro-batch are padded to its own longest."""
+    made = trainer(tiny(inputs, tmp_path / "run", entropy_coef=0.1))
+    with torch.no_grad():  # a value head of zeros would hide the value network's body
+        made.learner.value_network.value_head.weight += 0.1
+    rollout = experience(made)
+    rows = list(range(8))
+    whole = gradients_of(made, rollout, [rows])
+    for parts in ([[3, 1], [0, 2, 7], [4, 5, 6]], [[row] for row in rows]):
+        for one, other in zip(whole, gradients_of(made, rollout, parts), strict=True):
+            assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_minibatches_hold_every_row_once(inputs: Path, tmp_path: Path) -> None:
+    made = trainer(tiny(inputs, tmp_path / "run"))
+    rollout = experience(made)
+    orders = []
+    for epoch in range(3):
+        minibatches = ppo_update.minibatches_of(rollout, made.settings, 5, epoch)
+        assert [[len(rows) for rows in parts] for parts in minibatches] == [[3, 1], [3, 1]]
+        orders.append([row for parts in minibatches for rows in parts for row in rows])
+        assert sorted(orders[-1]) == list(range(8))
+    assert orders[0] != orders[1]
+
+
+def test_padding_takes_no_part_in_the_update(inputs: Path, tmp_path: Path) -> None:
+    """Defect 8: what stands at padding, the end token or anything else, changes no gradient."""
+    made = trainer(tiny(inputs, tmp_path / "run", minibatch_size=8, micro_batch_size=8))
+    rollout = experience(made)
+    assert not rollout.completion_mask.all()
+    before = gradients_of(made, rollout, [list(range(8))])
+    rollout.completion_ids[~rollout.completion_mask] = made.prepared.adapter.policy.eos_id
+    rollout.old_logprobs[~rollout.completion_mask] = math.nan
+    rollout.values[~rollout.completion_mask] = math.nan
+    for one, other in zip(before, gradients_of(made, rollout, [list(range(8))]), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_value_network_begins_at_zero(inputs: Path, tmp_path: Path) -> None:
+    made = trainer(tiny(inputs, tmp_path / "run"))
+    rollout = experience(made)
+    assert not rollout.values.any()
+    ppo_update.update(made.learner, rollout, 0.1, 0)
+    assert made._estimate(rollout, 0).values[rollout.completion_mask].abs().min() > 0
+    assert not any(module.training for module in made.learner.value_network.modules())
+    assert not any(module.training for module in made.learner.model.modules())
+
+
+def test_limits_are_drawn_and_cut_completions_marked(inputs: Path, tmp_path: Path) -> None:
+    """Defect 4 in the loop."""
+    ppo.train_ppo(tiny(inputs, tmp_path / "run", num_episodes=64), reward=WordReward())
+    rows = rows_of(tmp_path / "run")
+    limits = {row["rollout/length_limit"] for row in rows}
+    assert len(limits) > 2
+    assert all(4 <= limit <= 10 for limit in limits)
+    assert any(row["rollout/truncated_share"] > 0 for row in rows)
+
+
+def test_seeds_are_those_of_the_user_input_and_its_visit(inputs: Path, tmp_path: Path) -> None:
+    reward = WordReward()
+    ppo.train_ppo(tiny(inputs, tmp_path / "run", num_episodes=24), reward=reward)
+    of_rollouts = reward.seeds[8:]  # after the probe's
+    assert all(seeds == (len(text), seeds[1]) for text, seeds in of_rollouts)
+    assert sorted(of_rollouts) == sorted(
+        (text, (len(text), visit)) for text in SUBJECTS for visit in (0, 1) for _ in range(2)
+    )
+
+
+def test_every_user_input_comes_once_in_each_pass() -> None:
+    places = [place for i in range(5) for place in reading.places_of(i, 4, 10, seed=1)]
+    assert sorted(places) == [(place, turn) for place in range(10) for turn in range(2)]
+    assert [place for place, turn in places if not turn] != list(range(10))
+    assert places != [place for i in range(5) for place in reading.places_of(i, 4, 10, seed=2)]
+
+
+def test_a_candidate_without_a_picture_is_dropped_and_counted(inputs: Path, tmp_path: Path) -> None:
+    reward = WordReward()
+    reward.failing = "a cat"
+    ppo.train_ppo(tiny(inputs, tmp_path / "run", num_episodes=24), reward=reward)
+    rows = rows_of(tmp_path / "run")
+    assert sum(row["rollout/num_dropped"] for row in rows) == 4
+    assert all(row["rollout/num_candidates"] + row["rollout/num_dropped"] == 8 for row in rows)
+
+
+def states_of(inputs: Path, out: Path, kept: Path, **changes: Any) -> None:
+    """A whole run of 10 iterations; its state and best/ after every one are kept."""
+    kept.mkdir()
+    made = trainer(tiny(inputs, out, num_episodes=80, checkpoint_every=1, **changes))
+    save = made._save_state
+
+    def keep() -> None:
+        save()
+        shutil.copy(out / "state.pt", kept / f"{made.progress['iteration']}.pt")
+
+    made._save_state = keep  # type: ignore[method-assign]
+    made.run(never)
+
+
+def test_a_run_goes_on_from_any_older_state(inputs: Path, tmp_path: Path) -> None:
+    """Defect 9. The folder of a killed run: an older state, newer rows and weights, half files."""
+    whole, kept, out = tmp_path / "whole" / "run", tmp_path / "kept", tmp_path / "parts" / "run"
+    states_of(inputs, whole, kept)
+    shutil.copytree(whole, out)
+    expected, rows = saved(whole), rows_of(whole)
+    moments = random.Random(3)
+    for number in [*moments.sample(range(1, 10), 5), 0]:
+        if number:
+            shutil.copy(kept / f"{number}.pt", out / "state.pt")
+        else:
+            (out / "state.pt").unlink()
+        with open(out / "metrics.jsonl", "a") as file:
+            file.write('{"step": 20, "roll')
+        (out / "state.pt.partial").write_bytes(b"half")
+        (out / "best.new").mkdir()
+        shutil.rmtree(out / moments.choice(["last", "samples"]))
+        result = ppo.train_ppo(tiny(inputs, out, num_episodes=80, resume=True), reward=WordReward())
+        assert result.status == "done"
+        missing = {name for name in expected if name.startswith("samples/")}
+        found = saved(out)
+        assert {n: found[n] for n in {*expected} - missing} == {
+            n: expected[n] for n in {*expected} - missing
+        }
+        assert all(expected[n] == found[n] for n in missing & {*found})
+        assert rows_of(out) == rows
+
+
+@pytest.mark.parametrize("asked", [1, 3, 17, 40, 55])
+def test_a_run_that_is_stopped_anywhere_ends_equal(
+    inputs: Path, tmp_path: Path, asked: int
+) -> None:
+    """should_stop is asked between tokens: an iteration that was broken off is done anew."""
+    whole, parts = tmp_path / "whole" / "run", tmp_path / "parts" / "run"
+    ppo.train_ppo(tiny(inputs, whole), reward=WordReward())
+    first = ppo.train_ppo(
+        tiny(inputs, parts, checkpoint_every=3), reward=WordReward(), should_stop=StopAfter(asked)
+    )
+    assert first.status == "stopped"
+    resumed = tiny(inputs, parts, checkpoint_every=3, resume=True)
+    assert ppo.train_ppo(resumed, reward=WordReward()).status == "done"
+    assert saved(parts) == saved(whole)
+    assert rows_of(parts) == rows_of(whole)
+    assert ppo.train_ppo(resumed, reward=WordReward()).iteration == 4
+
+
+def test_a_killed_process_goes_on_and_ends_equal(inputs: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole" / "run", tmp_path / "parts" / "run"
+    changes = {"num_episodes": 240, "checkpoint_every": 2}
+    ppo.train_ppo(tiny(inputs, whole, **changes), reward=WordReward())
+    classes = inspect.getsource(WordBatch) + "\n\n" + inspect.getsource(WordReward)
+    chosen = {**TINY, **changes, "policy": str(inputs / "policy"), "out": str(out),
+              "user_inputs": str(inputs / "inputs.txt")}  # fmt: skip
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from __future__ import annotations\nimport sys\nfrom pathlib import Path\n"
+        "from typing import Any\nimport numpy as np\nimport torch\n"
+        "from promptadapt_core.train import ppo\n"
+        "from promptadapt_core.train.ppo_settings import PpoSettings\n\n\n"
+        f"{classes}\n\nchosen = {chosen!r}\nresume = Path(chosen['out']).is_dir()\n"
+        "ppo.train_ppo(PpoSettings(**chosen, resume=resume), reward=WordReward())\n"
+    )
+    root = str(Path(__file__).parents[1])
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    options: dict[str, Any] = {"env": {**os.environ, **threads, "PYTHONPATH": root}}
+    process = subprocess.Popen([sys.executable, str(script)], **options)
+    deadline = time.monotonic() + 240
+    while process.poll() is None and not (out / "state.pt").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(random.Random(1).uniform(0, 0.5))
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    final = subprocess.run([sys.executable, str(script)], check=False, timeout=240, **options)
+    assert final.returncode == 0
+    assert saved(whole) == saved(out)
+    assert rows_of(whole) == rows_of(out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "told"),
+    [
+        ({"max_ref_kl": 1e-6, "lr": 0.05}, "max_ref_kl", "nats per completion from where"),
+        ({"min_mean_tokens": 50.0}, "min_mean_tokens", "collapsed to"),
+    ],
+)
+def test_a_run_that_goes_astray_stops_with_a_clear_sentence(
+    inputs: Path, tmp_path: Path, changes: dict[str, Any], name: str, told: str
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(SettingsError, match=told) as caught:
+        ppo.train_ppo(tiny(inputs, out, num_episodes=160, **changes), reward=WordReward())
+    assert caught.value.name == name
+    for folder in ("last", *(["best"] if name == "max_ref_kl" else [])):
+        weights = Policy.load(out / folder).weights.values()
+        assert all(tensor.isfinite().all() for tensor in weights)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(inputs: Path, tmp_path: Path) -> None:
+    class Huge(WordReward):
+        def reward(self, *arguments: Any, **options: Any) -> Any:
+            batch = super().reward(*arguments, **options)
+            batch.rewards = torch.full_like(batch.rewards, 1e30)
+            return batch
+
+    made = trainer(tiny(inputs, tmp_path / "run"), Huge())
+    before = ppo_preparing.weights_hash(made.learner.model)
+    with pytest.raises(SettingsError, match="value/loss.* not finite in iteration 1; nothing was"):
+        made.run(never)
+    assert ppo_preparing.weights_hash(made.learner.model) == before
+    assert not (tmp_path / "run" / "state.pt").exists()
+
+
+def test_updates_that_go_too_far_are_left_out(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ppo.train_ppo(tiny(inputs, out, max_approx_kl=1e-9, num_epochs=3), reward=WordReward())
+    assert {row["policy/num_updates"] for row in rows_of(out)} == {1.0}
+
+
+def test_the_probe_changes_nothing(inputs: Path, tmp_path: Path) -> None:
+    made = trainer(tiny(inputs, tmp_path / "run"))
+    networks = (made.learner.model, made.ref_model, made.learner.value_network)
+    before = [ppo_preparing.weights_hash(network) for network in networks]
+    plan = ppo_plan.make_plan(made.prepared, made.reward, num_done=1)
+    assert (plan.num_iterations, plan.num_episodes) == (3, 24)
+    assert plan.seconds > 0
+    assert [ppo_preparing.weights_hash(network) for network in networks] == before
+    assert not made.learner.optimizer.state
+    assert all(p.grad is None for network in networks for p in network.parameters())
+
+
+def test_another_run_is_not_gone_on_with(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ppo.train_ppo(tiny(inputs, out, num_episodes=8), reward=WordReward())
+    with pytest.raises(SettingsError, match="already holds a run"):
+        ppo.train_ppo(tiny(inputs, out, num_episodes=8), reward=WordReward())
+    with pytest.raises(SettingsError, match=r"--lr was 0\.001 and is now 0\.1"):
+        ppo.train_ppo(tiny(inputs, out, num_episodes=8, lr=0.1, resume=True), reward=WordReward())
+    other = WordReward()
+    other.identity = "others"
+    with pytest.raises(SettingsError, match="the reward .* is not what the run began with"):
+        ppo.train_ppo(tiny(inputs, out, num_episodes=8, resume=True), reward=other)
+    with pytest.raises(SettingsError, match="there is no run"):
+        ppo.train_ppo(tiny(inputs, tmp_path / "none", resume=True), reward=WordReward())
+
+
+def test_user_inputs_are_read_once_each(tmp_path: Path) -> None:
+    text = tmp_path / "inputs.txt"
+    text.write_text("a cat\n\n a dog \na cat\n", encoding="utf-8")
+    assert reading.read_user_inputs(text) == (["a cat", "a dog"], 1)
+    rows = tmp_path / "inputs.jsonl"
+    rows.write_text('{"user_input": "a cat"}\n{"user_input": "a dog", "split": "test"}\n')
+    assert reading.read_user_inputs(rows) == (["a cat"], 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("inputs.txt", b"\n \n", "holds no user inputs"),
+        ("inputs.txt", b"\xff\xfe\xff", "not UTF-8"),
+        ("inputs.jsonl", b'{"user_input": "a"}\n{"text": 1}\n', "line 2 .* needs the text"),
+        ("inputs.jsonl", b"{", "line 1 .* is not JSON"),
+        ("none.txt", None, "there is no file"),
+    ],
+)
+def test_bad_files_of_user_inputs_are_refused(
+    tmp_path: Path, name: str, content: bytes | None, told: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SettingsError, match=told):
+        reading.read_user_inputs(tmp_path / name)
+
+
+def test_inputs_that_the_policy_cannot_read_are_left_out(inputs: Path, tmp_path: Path) -> None:
+    text = tmp_path / "inputs.txt"
+    text.write_text("a cat\na cat\n" + "z q " * 500 + "\n", encoding="utf-8")
+    report = Heard()
+    settings = tiny(inputs, tmp_path / "run", num_episodes=8, user_inputs=str(text))
+    ppo.train_ppo(settings, reward=WordReward(), report=report)
+    assert "left out 1 user inputs that are there twice" in report.said
+    assert any(line.startswith("left out 1 user inputs; the first, 'z q") for line in report.said)
+    text.write_text("z q " * 500, encoding="utf-8")
+    with pytest.raises(SettingsError, match="none can be used"):
+        ppo.train_ppo(tiny(inputs, tmp_path / "b", user_inputs=str(text)), reward=WordReward())
+
+
+def test_settings_that_do_not_fit_each_other_are_refused() -> None:
+    with pytest.raises(SettingsError, match="min_length_limit"):
+        PpoSettings(min_length_limit=20, max_length_limit=10)
+    with pytest.raises(SettingsError, match="group_size: expected a divisor"):
+        PpoSettings(rollout_size=8, group_size=3)
+    assert PpoSettings(num_episodes=100, rollout_size=64).num_iterations == 2
+
+
+def test_samples_show_a_missing_picture_as_black() -> None:
+    white = np.full((2, 3, 3, 3), 255, dtype=np.uint8)
+    grid = samples._grid([white, None])
+    assert grid is not None
+    assert grid.shape == (6, 6, 3)
+    assert (grid[:3] == 255).all()
+    assert not grid[3:].any()
+    assert samples._grid([None]) is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ([], "--policy: expected a folder"),
+        (["--policy=x", "--out=y", "--user-inputs=none"], "--user-inputs: there is no file"),
+        (["--lr=2"], "--lr: expected a number from 0.0 to 1.0"),
+    ],
+)
+def test_the_command_line_refuses_bad_input(
+    flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("open_clip")
+    assert command.main(["ppo", *flags]) == 2
+    assert told in capsys.readouterr().err
+
+
+class Painter:
+    """A renderer whose pictures are the brighter the longer the text; it cannot draw dogs."""
+
+    identity = "painter"
+    settings: Any = None
+
+    def generate(self, prompts: Any, seeds: Any, *, should_stop: Any = None) -> np.ndarray:
+        shades = [0 if "dog" in text else min(20 + 2 * len(text), 255) for text in prompts]
+        return np.stack([np.full((8, 8, 3), shade, dtype=np.uint8) for shade in shades])
+
+
+class Critic:
+    """A scorer that likes bright pictures and finds all of them relevant."""
+
+    identity = "critic"
+    relevance_knee, relevance_slope = 0.28, 20.0
+
+    def score(self, user_inputs: Any, pixels: np.ndarray) -> Any:
+        scorers = pytest.importorskip("promptadapt_core.scorers")
+        bright = torch.from_numpy(pixels.reshape(len(pixels), -1).mean(1)).float() / 25
+        return scorers.Scores(bright, torch.full((len(pixels),), 0.3))
+
+
+class Onlooker:
+    metrics = {"judge/brightness": "mean of the pictures, 0 to 255"}
+
+    def judge(self, user_inputs: Any, adapted_prompts: Any, batch: Any) -> dict[str, float]:
+        seen = [some.mean() for some in batch.pictures if some is not None]
+        return {"judge/brightness": float(np.mean(seen)) if seen else math.nan}
+
+
+def test_it_runs_on_pictures_and_shows_them_to_the_judge(inputs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("open_clip")
+    from promptadapt_core.rewards import RewardSettings
+    from promptadapt_core.train.rendered_reward import RenderedReward
+
+    out = tmp_path / "run"
+    reward = RenderedReward(Painter(), Critic(), RewardSettings(), tmp_path / "baselines")  # type: ignore[arg-type]
+    result = ppo.train_ppo(tiny(inputs, out, num_episodes=24), reward=reward, judge=Onlooker())
+    assert result.status == "done"
+    rows = rows_of(out)
+    table = {*ppo.PPO_METRICS, *reward.metrics, *Onlooker.metrics, "step"}
+    assert {*rows[0]} == {name for name in table if not name.startswith("time/")}
+    assert sum(row["rollout/num_dropped"] for row in rows) == 4  # a dog, twice two candidates
+    assert all(row["reward/num_failed"] == row["rollout/num_dropped"] for row in rows)
+    assert rows[0]["reward/mean"] == pytest.approx(rows[0]["rollout/reward"], abs=1e-5)
+    assert rows[0]["judge/brightness"] > 20
+    assert (out / "samples" / "00001.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--renderer=nowhere"], "--renderer: expected lab or a folder, got 'nowhere'"),
+        (["--scorer=nowhere"], "--scorer: expected lab or a folder"),
+        (["--resume"], "--resume: there is no run in"),
+        (["--num-seeds=1", "--num-images=2"], "--num-seeds: expected 0 or at least"),
+    ],
+)
+def test_the_command_line_looks_at_names_before_it_loads(
+    inputs: Path, tmp_path: Path, flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("open_clip")
+    given = [f"--policy={inputs / 'policy'}", f"--user-inputs={inputs / 'inputs.txt'}"]
+    assert command.main(["ppo", *given, f"--out={tmp_path / 'run'}", *flags]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
