@@ -273,7 +273,8 @@ def _load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> An
     options |= dict.fromkeys(left_out_parts(folder))
     with quiet_libraries():
         try:
-            pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, **options)
+            with torch.random.fork_rng(devices=[]):  # first weights, which the files then replace
+                pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, **options)
         except Exception as error:  # diffusers and transformers raise whatever a file leads to
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise SettingsError("folder", f"{folder} is no pipeline: {reason}") from None
@@ -295,7 +296,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
     text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text
+    known = ("out of memory", "not enough memory", "can't allocate memory")
+    return any(part in text for part in known)
 
 
 @contextlib.contextmanager

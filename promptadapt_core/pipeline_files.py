@@ -20,13 +20,13 @@ def check_pipeline_folder(folder: Path) -> None:
     """SettingsError("folder", ...) for a folder that holds no whole pipeline; it names the file."""
     if not folder.is_dir():
         raise SettingsError("folder", f"there is no folder {folder}")
+    check_no_code(folder)
     parts = pipeline_parts(folder)
     for name, is_there in parts.items():
         if is_there and not (folder / name).is_dir():
             raise SettingsError("folder", f"{folder / name} is missing")
     for path in sorted(folder.glob("*/*.safetensors.index.json")):
-        shards = read_json(path).get("weight_map", {})
-        for shard in sorted(set(shards.values())):
+        for shard in shard_names(path):
             if not (path.parent / shard).is_file():
                 raise SettingsError("folder", f"{path.parent / shard} is missing")
     for name in parts:
@@ -35,6 +35,30 @@ def check_pipeline_folder(folder: Path) -> None:
             raise SettingsError("folder", f"{config.parent} has no .safetensors file")
     for path in sorted(folder.glob("*/*.safetensors")):
         check_safetensors(path)
+
+
+def check_no_code(folder: Path) -> None:
+    """SettingsError("folder", ...) for a pipeline with classes of its own: diffusers would run the
+    folder's Python files, older versions of it without asking."""
+    index = read_json(folder / INDEX_NAME)
+    own = not isinstance(index.get("_class_name"), str)
+    for name, value in index.items():
+        if isinstance(value, list) and value and value[0] is not None:
+            library = value[0]
+            own |= not isinstance(library, str) or (folder / name / f"{library}.py").is_file()
+    if own:
+        raise SettingsError(
+            "folder", f"{folder} is no pipeline of diffusers' own classes, and its code is not run"
+        )
+
+
+def shard_names(index: Path) -> list[str]:
+    """The weight files that an index names, sorted; SettingsError("folder", ...) for none."""
+    shards = read_json(index).get("weight_map")
+    names = list(shards.values()) if isinstance(shards, dict) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise SettingsError("folder", f"{index} names no files")
+    return sorted(set(names))
 
 
 def pipeline_parts(folder: Path) -> dict[str, bool]:
@@ -57,9 +81,11 @@ def check_safetensors(path: Path) -> None:
             header_size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(header_size, MAX_HEADER_BYTES)))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__"]
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError):
+        expected = 8 + header_size + max(ends, default=0)
+    except (
+        OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError
+    ):  # fmt: skip
         raise SettingsError("folder", f"{path} is broken or cut off") from None
-    expected = 8 + header_size + max(ends, default=0)
     if size != expected:
         raise SettingsError("folder", f"{path} has {size} of {expected} bytes")
 
@@ -97,7 +123,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise SettingsError("folder", f"{path} is missing")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError("folder", f"{path} cannot be read: {error}") from None
     if not isinstance(found, dict):
         raise SettingsError("folder", f"{path}: expected a JSON object")

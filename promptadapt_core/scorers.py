@@ -95,6 +95,8 @@ class OpenClipScorer:
         device: torch.device | str = "cpu",
         batch_size: int = 64,
     ):
+        if type(batch_size) is not int or batch_size < 1:
+            raise SettingsError("batch_size", f"expected 1 or more, got {batch_size!r}")
         self.device = torch.device(device)
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.preprocess, self.tokenize = preprocess, tokenize
@@ -311,7 +313,7 @@ def read_description(folder: str | Path) -> ScorerFiles:
         told = json.loads(path.read_text(encoding="utf-8"))
         model, weights, head = told["model"], told["weights"], told.get("head")
         numbers = [told["relevance_knee"], told["relevance_slope"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         name = f"it lacks {error}" if isinstance(error, KeyError) else _first_line(error)
         raise SettingsError("scorer", f"{path} cannot be used: {name}") from None
     if not all(isinstance(text, str) and text for text in (model, weights, head or "none")):

@@ -227,7 +227,12 @@ class Hungry:
 
 @pytest.mark.parametrize(
     "error",
-    [torch.cuda.OutOfMemoryError("CUDA"), MemoryError(), RuntimeError("MPS backend out of memory")],
+    [
+        torch.cuda.OutOfMemoryError("CUDA"),
+        MemoryError(),
+        RuntimeError("MPS backend out of memory"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+    ],
 )
 def test_memory_that_runs_out_halves_the_batch(error: Exception) -> None:
     assert is_out_of_memory(error)
@@ -341,6 +346,24 @@ def test_code_in_the_folder_never_runs(broken: Path) -> None:
     rewrite(broken / "model_index.json", json.dumps(index).encode())
     (broken / "pipeline.py").write_text("raise SystemExit('it ran')\n")
     with pytest.raises(SettingsError, match="is no pipeline"):
+        load(broken)
+
+
+def test_code_of_a_part_never_runs(broken: Path, capfd: pytest.CaptureFixture) -> None:
+    index = json.loads((broken / "model_index.json").read_text())
+    index["scheduler"] = ["own", "Own"]
+    rewrite(broken / "model_index.json", json.dumps(index).encode())
+    (broken / "scheduler" / "own.py").write_text("print('it ran')\n")
+    with pytest.raises(SettingsError, match="its code is not run"):
+        load(broken)
+    assert "it ran" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["[]", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
+def test_a_broken_index_of_weights_is_named(broken: Path, content: str) -> None:
+    path = broken / "vae" / "diffusion_pytorch_model.safetensors.index.json"
+    path.write_text(content)
+    with pytest.raises(SettingsError, match=r"safetensors\.index\.json"):
         load(broken)
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from promptadapt_core.lab.autoencoder import (  # noqa: E402
     load_autoencoder,
     load_trainee,
     psnr,
+    save_trainee,
     to_model,
 )
 from promptadapt_core.lab.autoencoder_training import (  # noqa: E402
@@ -224,6 +227,16 @@ def test_impossible_trainings_are_refused(tmp_path: Path) -> None:
         AutoencoderStage(PICTURES, num_steps=1, num_valid=4, decoder_only=True)
     (tmp_path / "trainee.safetensors").write_bytes(b"broken")
     with pytest.raises(SettingsError, match="cannot be read"):
+        load_trainee(tmp_path)
+
+
+def test_loading_leaves_the_global_generators_alone(
+    trainee: torch.nn.Module,
+    tmp_path: Path,
+    untouched_generators: Callable[[], contextlib.AbstractContextManager[None]],
+) -> None:
+    save_trainee(trainee.state_dict(), tmp_path)
+    with untouched_generators():
         load_trainee(tmp_path)
 
 

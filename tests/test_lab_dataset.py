@@ -10,7 +10,7 @@ np = pytest.importorskip("numpy")
 pytest.importorskip("PIL")
 pytest.importorskip("torch")  # the run folder's module
 
-from promptadapt_core.lab import dataset  # noqa: E402
+from promptadapt_core.lab import dataset, row_file  # noqa: E402
 from promptadapt_core.settings import SettingsError  # noqa: E402
 
 
@@ -64,6 +64,37 @@ def test_no_pictures_and_broken_pictures_are_one_sentence(tmp_path: Path) -> Non
     (tmp_path / dataset.PICTURES_NAME).write_bytes(b"\x93NUMPY\x01\x00v\x00{")
     with pytest.raises(SettingsError, match="cannot be read"):
         dataset.read_pictures(tmp_path)
+
+
+def test_a_full_disk_is_one_sentence_and_drawing_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_until_full(path: Path, start: int, rows: np.ndarray, number: int) -> None:
+        if start >= 4:
+            raise OSError(28, "No space left on device")
+        row_file.write_rows(path, start, rows, number)
+
+    with monkeypatch.context() as full:
+        full.setattr(dataset, "write_rows", write_until_full)
+        with pytest.raises(SettingsError, match="No space left"):
+            dataset.write_pictures(tmp_path, 10, 1)
+    with pytest.raises(SettingsError, match="cannot be read"):
+        dataset.read_pictures(tmp_path)
+    assert dataset.write_pictures(tmp_path, 10, 1) == "done"
+    pixels, labels = dataset.read_pictures(tmp_path)
+    assert all((pixels[n] == dataset.numbered_picture(1, n).pixels).all() for n in range(10))
+    assert labels.shape == (10, 8, 8)
+
+
+@pytest.mark.parametrize("name", [dataset.PICTURES_NAME, dataset.LABELS_NAME])
+def test_what_was_lost_is_drawn_anew(tmp_path: Path, name: str) -> None:
+    dataset.write_pictures(tmp_path, 10, 1, should_stop=lambda: True)
+    (tmp_path / name).unlink()
+    assert dataset.write_pictures(tmp_path, 10, 1) == "done"
+    pixels, labels = dataset.read_pictures(tmp_path)
+    picture = dataset.numbered_picture(1, 0)
+    assert (pixels[0] == picture.pixels).all()
+    assert (labels[0] == picture.labels).all()
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

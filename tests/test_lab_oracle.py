@@ -266,6 +266,22 @@ def test_rewards_are_kept_exactly_and_asked_for_once(tmp_path: Path) -> None:
     assert len([json.loads(line) for line in path.read_text("utf-8").splitlines()]) == 3
 
 
+def test_rewards_of_any_text_read_back(tmp_path: Path) -> None:
+    path, texts = tmp_path / "rewards.jsonl", ["a\u2028b", "a\x85b", "a\rb\nc", "a\ud800b", "é"]
+
+    def unknown(user_inputs: list[str], adapted_prompts: list[str]) -> list[float]:
+        raise AssertionError(adapted_prompts)
+
+    assert RewardFile(lambda one, two: range(len(two)), path)(texts, texts) == [0, 1, 2, 3, 4]
+    assert RewardFile(unknown, path)(texts, texts) == [0, 1, 2, 3, 4]
+    # as an earlier version wrote it, and cut off within a character
+    row = '{"user_input": "x\u2028", "adapted_prompt": "x", "reward": 5.0}\n'
+    with open(path, "ab") as file:
+        file.write(row.encode() + '{"user_input": "é'.encode()[:-1])
+    assert RewardFile(unknown, path)(["x\u2028"], ["x"]) == [5]
+    assert path.read_bytes().endswith(row.encode())
+
+
 def test_a_reward_that_is_not_finite_is_refused() -> None:
     known = RewardFile(lambda user_inputs, adapted_prompts: [float("nan")])
     with pytest.raises(ValueError, match="not finite"):

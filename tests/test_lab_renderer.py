@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,10 @@ def test_the_rate_rises_stays_and_falls() -> None:
     assert rates[850] == pytest.approx(0.5)
 
 
-def test_global_generators_are_untouched(untouched_generators: None) -> None:
-    training = stage(num_steps=1)
-    training.step(0)
+def test_global_generators_are_untouched(
+    tmp_path: Path, untouched_generators: Callable[[], contextlib.AbstractContextManager[None]]
+) -> None:
+    with untouched_generators():
+        training = stage(num_steps=1)
+        training.step(0)
+        training.save(tmp_path)

@@ -26,7 +26,7 @@ from promptadapt_core.lab.measures import Measure
 from promptadapt_core.lab.scenes import Scene, Thing
 from promptadapt_core.lab.settings import ReportSettings
 from promptadapt_core.lab.taste import taste
-from promptadapt_core.settings import SettingsError
+from promptadapt_core.settings import MAX_SEED, SettingsError
 
 RED_CAT = Scene((Thing("cat", "red"),), place="by the sea")
 TWO = Scene((Thing("cat", "red"), Thing("dog", "blue")), "beside", None)
@@ -220,6 +220,11 @@ def test_a_report_over_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(SettingsError, match="cannot be written"):
         report.write_report(settings(tmp_path / "file"))
+
+
+def test_seeds_go_on_after_the_highest() -> None:
+    assert report.row_seeds(5, 3) == [5, 6, 7]
+    assert report.row_seeds(MAX_SEED, 2) == [MAX_SEED, 0]
 
 
 def test_what_json_cannot_write_is_null() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,38 @@ def test_a_loss_that_is_not_finite_leaves_the_last_state(tmp_path: Path) -> None
     with pytest.raises(SettingsError, match="not finite at step 8"):
         run_stage(Line(breaks_at=7), tmp_path / "run")
     assert (tmp_path / "run" / "state.pt").read_bytes() == state
+
+
+def test_a_gradient_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
+    class Steep(Line):
+        metrics = {**Line.metrics, "optim/grad_norm": "of the gradient"}
+
+        def step(self, step: int) -> dict[str, float]:
+            return {**super().step(step), "optim/grad_norm": math.inf if step == 3 else 1.0}
+
+    with pytest.raises(SettingsError, match=r"optim/grad_norm of line is not finite at step 4"):
+        run_stage(Steep(), tmp_path / "run", save_every_seconds=0.0)
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 3
+
+
+def test_a_broken_state_is_named_by_a_flag_that_there_is(tmp_path: Path) -> None:
+    run_stage(Line(), tmp_path / "run", should_stop=StopAfter(5))
+    (tmp_path / "run" / "state.pt").write_bytes(b"broken")
+    with pytest.raises(SettingsError, match=r"state\.pt is broken") as caught:
+        run_stage(Line(), tmp_path / "run")
+    assert caught.value.name == "out"
+
+
+def test_the_speed_counts_what_was_before_a_stop(tmp_path: Path) -> None:
+    class Slow(Line):
+        def step(self, step: int) -> dict[str, float]:
+            time.sleep(0.02)
+            return super().step(step)
+
+    run_stage(Slow(), tmp_path, should_stop=StopAfter(19), log_every=20)
+    run_stage(Slow(), tmp_path, should_stop=StopAfter(1), log_every=20)
+    row = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert row["time/steps_per_second"] <= 50
 
 
 def test_a_full_disk_leaves_the_last_state(tmp_path: Path) -> None:

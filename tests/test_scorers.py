@@ -399,6 +399,12 @@ def test_only_rgb_bytes_are_pictures(scorer: OpenClipScorer, seen: np.ndarray) -
         scorer.embed_images(seen)
 
 
+@pytest.mark.parametrize("batch_size", [0, -1, 2.0])
+def test_a_batch_has_at_least_one(folder: Path, batch_size: object) -> None:
+    with pytest.raises(SettingsError, match="batch_size"):
+        OpenClipScorer.load(folder, batch_size=batch_size)
+
+
 def test_each_picture_needs_a_user_input(scorer: OpenClipScorer) -> None:
     with pytest.raises(SettingsError, match="user_inputs"):
         scorer.score(["a cat"], pictures(2))

@@ -403,7 +403,7 @@ def test_a_run_goes_on_from_any_older_state(inputs: Path, tmp_path: Path) -> Non
         assert rows_of(out) == rows
 
 
-@pytest.mark.parametrize("asked", [1, 3, 17, 40, 55])
+@pytest.mark.parametrize("asked", [1, 3, 9, 17, 40])
 def test_a_run_that_is_stopped_anywhere_ends_equal(
     inputs: Path, tmp_path: Path, asked: int
 ) -> None:
@@ -423,7 +423,7 @@ def test_a_run_that_is_stopped_anywhere_ends_equal(
 
 def test_a_killed_process_goes_on_and_ends_equal(inputs: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole" / "run", tmp_path / "parts" / "run"
-    changes = {"num_episodes": 240, "checkpoint_every": 2}
+    changes = {"num_episodes": 120, "checkpoint_every": 2}
     ppo.train_ppo(tiny(inputs, whole, **changes), reward=WordReward())
     classes = inspect.getsource(WordBatch) + "\n\n" + inspect.getsource(WordReward)
     chosen = {**TINY, **changes, "policy": str(inputs / "policy"), "out": str(out),
@@ -441,7 +441,7 @@ def test_a_killed_process_goes_on_and_ends_equal(inputs: Path, tmp_path: Path) -
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     options: dict[str, Any] = {"env": {**os.environ, **threads, "PYTHONPATH": root}}
     process = subprocess.Popen([sys.executable, str(script)], **options)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while process.poll() is None and not (out / "state.pt").exists():
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -449,7 +449,7 @@ def test_a_killed_process_goes_on_and_ends_equal(inputs: Path, tmp_path: Path) -
     assert process.poll() is None
     process.kill()
     process.wait()
-    final = subprocess.run([sys.executable, str(script)], check=False, timeout=240, **options)
+    final = subprocess.run([sys.executable, str(script)], check=False, timeout=600, **options)
     assert final.returncode == 0
     assert saved(whole) == saved(out)
     assert rows_of(whole) == rows_of(out)

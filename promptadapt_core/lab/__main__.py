@@ -20,7 +20,7 @@ from ..command_line import Parser, interruptible, keep_freed_memory, run, write_
 from ..settings import SettingsError, add_flags, given
 from .settings import ExportSettings, LabSettings, RenderSettings, ReportSettings
 
-INNER_NAMES = {"folder", "cache", "scorer", "model", "head", "judge"}
+INNER_NAMES = {"folder", "cache", "scorer", "model", "config", "head", "judge"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

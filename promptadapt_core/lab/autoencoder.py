@@ -92,7 +92,7 @@ def save_trainee(weights: dict[str, torch.Tensor], folder: Path) -> None:
 def load_trainee(folder: Path | str) -> Trainee:
     """One that AutoencoderStage saved, on the CPU. SettingsError("out", ...) where it is broken."""
     path = Path(folder) / TRAINEE_NAME
-    model = Trainee()
+    model = build_trainee(0)
     try:
         model.load_state_dict(load_file(path))
     except (OSError, RuntimeError, SafetensorError) as error:

@@ -68,7 +68,8 @@ def _calibrate(
 ) -> tuple[float, float]:
     """(knee, slope) of the relevance term, from plain user inputs and their own renders."""
     prompts = user_inputs(number, seed, held_out=False)
-    with tempfile.TemporaryDirectory(dir=weights.parent) as folder:
+    # Windows does not remove files that are still mapped.
+    with tempfile.TemporaryDirectory(dir=weights.parent, ignore_cleanup_errors=True) as folder:
         assemble(weights, Path(folder) / "pipeline")
         generator = DiffusersGenerator.load(Path(folder) / "pipeline", device=str(device))
         pixels = generator.generate(prompts, range(number))

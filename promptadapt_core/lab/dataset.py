@@ -7,6 +7,7 @@ and a smaller set is the beginning of a larger one.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections.abc import Callable
@@ -17,21 +18,45 @@ import numpy as np
 from .. import runs
 from ..settings import SettingsError
 from .drawing import PATCHES, SIZE, Picture, draw
+from .row_file import read_rows, write_rows
 from .scenes import Scene, sample_scene
+from .taste import NAMES, best_modifiers, modifier_values
+from .writers import WRITERS, choose_modifiers
 
 PICTURES_NAME, LABELS_NAME, PROGRESS_NAME = "pictures.npy", "labels.npy", "progress.json"
+RANDOM_SHARE, WRITTEN_SHARE = 0.5, 0.3  # the rest is nearly the best
+NEARLY = 0.4  # standard deviation, points of taste, of what is wrong about the worth of a modifier
 CHUNK = 500  # pictures between two notes of how far drawing is
 
 
 def numbered_scene(seed: int, number: int) -> Scene:
     """Scene `number` of the endless series of `seed`."""
-    return sample_scene(_generator(seed, number))
+    return varied_scene(_generator(seed, number))
 
 
 def numbered_picture(seed: int, number: int) -> Picture:
     """The picture of `numbered_scene(seed, number)`."""
     generator = _generator(seed, number)
-    return draw(sample_scene(generator), generator)
+    return draw(varied_scene(generator), generator)
+
+
+def varied_scene(generator: random.Random) -> Scene:
+    """A scene with modifiers at random, or as people choose them, or nearly the best for it.
+
+    Modifiers at random seldom go together: whoever learned taste from those alone would take few
+    modifiers for good ones.
+    """
+    scene = sample_scene(generator)
+    point = generator.random()
+    if point < RANDOM_SHARE:
+        return scene
+    plain = dataclasses.replace(scene, modifiers=())
+    if point < RANDOM_SHARE + WRITTEN_SHARE:
+        writer = generator.choice(WRITERS)
+        return dataclasses.replace(plain, modifiers=choose_modifiers(writer, plain, generator))
+    noise = [generator.gauss(0, NEARLY) for _ in NAMES]
+    chosen = best_modifiers(modifier_values(plain) + noise, most=generator.randint(1, 5))
+    return dataclasses.replace(plain, modifiers=chosen)
 
 
 def _generator(seed: int, number: int) -> random.Random:
@@ -66,29 +91,23 @@ def _write_pictures(
 ) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     start = _progress(folder, number, seed)
-    mode = "r+" if start else "w+"
-    pictures = np.lib.format.open_memmap(
-        folder / PICTURES_NAME, mode, np.uint8, (number, SIZE, SIZE, 3)
-    )
-    labels = np.lib.format.open_memmap(
-        folder / LABELS_NAME, mode, np.uint8, (number, PATCHES, PATCHES)
-    )
-    for i in range(start, number):
-        picture = numbered_picture(seed, i)
-        pictures[i], labels[i] = picture.pixels, picture.labels
-        if (i + 1) % CHUNK == 0 or i + 1 == number:
-            pictures.flush()
-            labels.flush()
-            row = {"seed": seed, "number": number, "drawn": i + 1}
-            runs.write_text(folder / PROGRESS_NAME, json.dumps(row) + "\n")
-            report.step(i + 1, number, {})
-            if should_stop is not None and should_stop() and i + 1 < number:
-                return "stopped"
+    while start < number:
+        drawn = [numbered_picture(seed, i) for i in range(start, min(start + CHUNK, number))]
+        pixels = np.stack([picture.pixels for picture in drawn])
+        labels = np.stack([picture.labels for picture in drawn])
+        write_rows(folder / PICTURES_NAME, start, pixels, number)
+        write_rows(folder / LABELS_NAME, start, labels, number)
+        start += len(drawn)
+        row = {"seed": seed, "number": number, "drawn": start}
+        runs.write_text(folder / PROGRESS_NAME, json.dumps(row) + "\n")
+        report.step(start, number, {})
+        if should_stop is not None and should_stop() and start < number:
+            return "stopped"
     return "done"
 
 
 def _progress(folder: Path, number: int, seed: int) -> int:
-    """How many are drawn; 0 in a new folder."""
+    """How many are drawn; 0 in a new folder and where the files do not hold them."""
     path = folder / PROGRESS_NAME
     if not path.exists():
         return 0
@@ -99,18 +118,18 @@ def _progress(folder: Path, number: int, seed: int) -> int:
         return 0
     if not same:
         raise SettingsError("out", f"{folder} holds pictures of another seed or number")
-    return drawn
+    sizes = {PICTURES_NAME: SIZE * SIZE * 3, LABELS_NAME: PATCHES * PATCHES}
+    paths = {folder / name: drawn * size for name, size in sizes.items()}
+    whole = all(path.is_file() and path.stat().st_size > least for path, least in paths.items())
+    return drawn if whole else 0
 
 
 def read_pictures(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(pictures, labels) of a finished folder, mapped from the disk, read only."""
-    try:
-        return (
-            np.load(folder / PICTURES_NAME, mmap_mode="r"),
-            np.load(folder / LABELS_NAME, mmap_mode="r"),
-        )
-    except (OSError, ValueError) as error:
-        raise SettingsError("out", f"the pictures in {folder} cannot be read: {error}") from None
+    """(pictures, labels) of a finished folder, mapped from the disk. SettingsError("out", ...) for
+    files that are missing or not whole."""
+    names = (PICTURES_NAME, LABELS_NAME)
+    pictures, labels = (read_rows(folder / name, mapped=True) for name in names)
+    return pictures, labels
 
 
 def read_scenes(seed: int, number: int) -> list[Scene]:

@@ -8,6 +8,7 @@ into the user's cache, where any tool that reads diffusers finds a complete mode
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 
 from ..images import RENDERER_NAME, quiet_libraries
-from ..pipeline_files import INDEX_NAME, check_safetensors, hash_files, read_json
+from ..pipeline_files import INDEX_NAME, check_safetensors, hash_files, read_json, shard_names
 from ..settings import SettingsError
 from . import text_encoder
 
@@ -72,7 +73,7 @@ def _identity(weights: Path) -> str:
     """16 hexadecimal digits of all that goes into the folder."""
     recommended = weights / RENDERER_NAME
     texts = [hash_files(weights / part) for part in PARTS]
-    texts.append(recommended.read_text(encoding="utf-8") if recommended.is_file() else "")
+    texts.append(recommended.read_text("utf-8", "replace") if recommended.is_file() else "")
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
@@ -108,10 +109,10 @@ def weight_files(part: Path) -> list[Path]:
     index = part / f"{WEIGHTS_STEM}.safetensors.index.json"
     if not index.is_file():
         return [part / f"{WEIGHTS_STEM}.safetensors"]
-    shards = read_json(index).get("weight_map")
-    if not isinstance(shards, dict) or not shards:
-        raise SettingsError("weights", f"{index} names no files")
-    return [part / name for name in sorted(set(shards.values()))]
+    try:
+        return [part / name for name in shard_names(index)]
+    except SettingsError as error:
+        raise SettingsError("weights", error.reason) from None
 
 
 def assemble(weights: Path, folder: Path) -> None:
@@ -120,7 +121,7 @@ def assemble(weights: Path, folder: Path) -> None:
 
     for part in PARTS:
         (folder / part).mkdir(parents=True)
-        for path in (weights / part).iterdir():
+        for path in filter(Path.is_file, (weights / part).iterdir()):
             shutil.copyfile(path, folder / part / path.name)
         _plain_config(folder / part / "config.json")
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=SHIFT)
@@ -190,13 +191,15 @@ def _put_in_place(folder: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a new folder and move it to `folder`. Another process that was faster is
     fine; a broken folder in the way is moved out of it first."""
     for left in folder.parent.glob(f"{folder.name}.*"):  # by a process that was killed
-        if time.time() - left.stat().st_mtime > LEFTOVER_SECONDS:
-            shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # its process has just finished
+            if time.time() - left.stat().st_mtime > LEFTOVER_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
     new = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
         write(new / "new")
         if folder.exists() and not is_whole(folder):
-            os.replace(folder, new / "broken")
+            with contextlib.suppress(FileNotFoundError):  # another process has moved it
+                os.replace(folder, new / "broken")
         try:
             os.replace(new / "new", folder)
         except OSError:

@@ -33,7 +33,7 @@ from .scenes import Scene
 from .stages import build_seeded
 
 WEIGHTS_NAME = "judge.safetensors"
-RATES_NAME = "modifier_rates"  # (40,), the share of training pictures with each modifier
+RATES_NAME = "modifier_rates"  # (43,), the share of training pictures with each modifier
 BATCH_SIZE = 128
 _SUBJECT_INDEX = {name: index for index, name in enumerate(SUBJECT_NAMES)}
 _PLACE_INDEX = {name: index for index, name in enumerate(PLACE_NAMES)}
@@ -43,7 +43,7 @@ _PLACE_INDEX = {name: index for index, name in enumerate(PLACE_NAMES)}
 class JudgeReading:
     """What the judge sees in N pictures, float32. Probabilities: subjects (N, 27) each is there,
     colours (N, 27, 10) of each subject if it is there, places (N, 9), the last a plain backdrop,
-    modifiers (N, 40), where 0.5 is as likely with as without if half of all pictures had it.
+    modifiers (N, 43), where 0.5 is as likely with as without if half of all pictures had it.
     tastes (N,), about 1 to 10. The names are in judge_network.py."""
 
     subjects: np.ndarray

@@ -24,7 +24,7 @@ TASTE_MIDDLE, TASTE_SPREAD = 5.0, 1.5  # the network's taste is 0 and 1 there
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """Logits: subjects (B, 27), colours (B, 27, 10), places (B, 9), modifiers (B, 40); taste (B,)
+    """Logits: subjects (B, 27), colours (B, 27, 10), places (B, 9), modifiers (B, 43); taste (B,)
     in units of TASTE_SPREAD around TASTE_MIDDLE."""
 
     subjects: torch.Tensor

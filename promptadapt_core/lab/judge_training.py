@@ -45,7 +45,7 @@ MAX_BLUR = 0.7  # share of the blurred picture
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What N pictures show. subjects (N, 27) and modifiers (N, 40): float32, 0 or 1. colours
+    """What N pictures show. subjects (N, 27) and modifiers (N, 43): float32, 0 or 1. colours
     (N, 27) int64, UNKNOWN where there is none to tell. places (N,) int64. tastes (N,) float32, in
     the network's units."""
 
@@ -194,7 +194,7 @@ class JudgeStage(Training):
 
 def modifier_accuracies(probabilities: np.ndarray, shown: np.ndarray) -> dict[str, float]:
     """For each modifier that some of the pictures show and some do not: the mean of the shares
-    read right among both. Both (N, 40); probabilities as in JudgeReading, shown 0 or 1."""
+    read right among both. Both (N, 43); probabilities as in JudgeReading, shown 0 or 1."""
     right = (probabilities > 0.5) == (shown > 0.5)
     return {
         name: float(right[with_it, index].mean() + right[~with_it, index].mean()) / 2

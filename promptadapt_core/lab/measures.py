@@ -7,7 +7,7 @@ rendered the pictures is the caller's business (see report.py).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -175,12 +175,3 @@ def size_measures(sizes: Mapping[str, int]) -> list[Measure]:
             target=ONE_FILE_MEGABYTES, at_most=True, unit="MB", note=largest,
         ),
     ]  # fmt: skip
-
-
-def pictures_per_second(work: Callable[[], int], clock: Callable[[], float]) -> float:
-    """How many pictures a second `work`, which returns their number, makes; the first call, which
-    may still load things, is not counted."""
-    work()
-    began = clock()
-    number = work()
-    return number / max(clock() - began, 1e-9)

@@ -30,7 +30,7 @@ from torch.nn import functional
 from ..clip_tokens import ClipTokenCounter
 from .captions import describe
 from .scenes import Scene
-from .stages import build_seeded, step_generator
+from .stages import build_seeded, can_fuse, step_generator
 from .text_encoder import MAX_LENGTH, NUM_POSITIONS, WIDTH, TextFeatures
 from .training import COMMON_METRICS, Training
 from .vocabulary import SUBJECTS
@@ -84,7 +84,7 @@ def widened(model: SD3Transformer2DModel) -> SD3Transformer2DModel:
     """The same model for texts that are padded with zeros to SD3's widths."""
     config = dict(model.config)
     config.update(joint_attention_dim=CONTEXT_WIDTH, pooled_projection_dim=POOLED_WIDTH)
-    wide = SD3Transformer2DModel.from_config(config)
+    wide = build_seeded(lambda: SD3Transformer2DModel.from_config(config), 0)
     state = model.state_dict()
     for name, size in (
         ("context_embedder.weight", CONTEXT_WIDTH),
@@ -289,7 +289,7 @@ def make_optimizers(
         is_hidden = "transformer_blocks" in name and ".linear." not in name
         (hidden if is_hidden and parameter.dim() == 2 else rest).append(parameter)
     adamw: dict[str, Any] = {"lr": lr, "betas": (0.9, 0.99), "weight_decay": 0.0}
-    adamw["fused"] = rest[0].device.type in ("cpu", "cuda")
+    adamw["fused"] = can_fuse(rest[0].device)
     if not hasattr(torch.optim, "Muon"):
         return [torch.optim.AdamW([*hidden, *rest], **adamw)]
     muon = torch.optim.Muon(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .. import runs
-from ..settings import SettingsError
+from ..settings import MAX_SEED, SettingsError
 from . import measures, page
 from .bench import Bench, load_bench
 from .captions import describe
@@ -80,7 +80,7 @@ def measure(
     """(the acceptance numbers, one for each modifier, others without a target)."""
     number = settings.num_pictures
     scenes, captions = plain_scenes(number, settings.seed)
-    seeds = [settings.seed + row for row in range(number)]
+    seeds = row_seeds(settings.seed, number)
     pairs = max(number // 10, LEAST_PAIRS)
     num_described = -(-number // AMONG) * AMONG
     bench.expect(number + pairs * (len(EFFECTIVE) + 1) + num_described + number)
@@ -96,6 +96,11 @@ def measure(
         others.append(measures.share(f"plain caption finds its picture among {AMONG}", right))
     agreement, more = taste_measures(bench, settings.seed, number)
     return [*accepted, agreement], by_modifier, [*others, *more]
+
+
+def row_seeds(seed: int, number: int) -> list[int]:
+    """The seed and those after it; after the highest comes 0."""
+    return [(seed + row) % (MAX_SEED + 1) for row in range(number)]
 
 
 def plain_scenes(number: int, seed: int) -> tuple[list[Scene], list[str]]:
@@ -132,7 +137,7 @@ def modifier_measures(bench: Bench, seed: int, number: int) -> list[Measure]:
     generator = random.Random(f"report modifiers {seed}")
     plain = [dataclasses.replace(sample_scene(generator), modifiers=()) for _ in range(number)]
     captions = [plain_caption(scene) for scene in plain]
-    seeds = [seed + row for row in range(number)]
+    seeds = row_seeds(seed, number)
     without = bench.judge.read(bench.render(captions, seeds))
     found = []
     for column, modifier in enumerate(EFFECTIVE):
@@ -150,7 +155,7 @@ def retrieval_measure(bench: Bench, seed: int, number: int) -> Measure:
     """Whole captions, modifiers included, and what was rendered from them."""
     generator = random.Random(f"report captions {seed}")
     captions = [describe(sample_scene(generator), generator) for _ in range(number)]
-    rendered = bench.render(captions, [seed + row for row in range(number)])
+    rendered = bench.render(captions, row_seeds(seed, number))
     texts, images = bench.embed_texts(captions), bench.embed_images(rendered)
     right = measures.retrieval(texts, images, AMONG)
     return measures.share(
@@ -165,7 +170,7 @@ def taste_measures(bench: Bench, seed: int, number: int) -> tuple[Measure, list[
     """The aesthetic head and the judge against the taste, on what simulated people wrote."""
     pairs = write_pairs(number, seed=seed + 1)
     prompts = [pair.target for pair in pairs]
-    rendered = bench.render(prompts, [seed + row for row in range(number)])
+    rendered = bench.render(prompts, row_seeds(seed, number))
     rows = zip(pairs, rendered, strict=True)
     tastes = np.array([taste(pair.scene, pixels) for pair, pixels in rows])
     aesthetic = bench.aesthetic(rendered)

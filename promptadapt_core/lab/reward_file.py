@@ -51,8 +51,10 @@ class RewardFile:
         """Read what is there and leave whole lines only."""
         assert self.path is not None
         try:
-            text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-            lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+            content = self.path.read_bytes() if self.path.exists() else b""
+            whole = content[: content.rfind(b"\n") + 1]  # without half a character at the end
+            # Not splitlines: a prompt may hold what Unicode calls an end of line.
+            lines = whole.decode("utf-8").split("\n")[:-1]
             if lines and json.loads(lines[0]) != header:
                 raise SettingsError(
                     "path", f"{self.path} holds rewards of another kind; choose another file"
@@ -60,9 +62,10 @@ class RewardFile:
             for line in lines[1:]:
                 row = json.loads(line)
                 self.known[row["user_input"], row["adapted_prompt"]] = float(row["reward"])
-            if not lines or len("".join(lines)) < len(text):
+            if not lines or len(whole) < len(content):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                runs.write_text(self.path, "".join(lines) or json.dumps(header) + "\n")
+                text = "".join(f"{line}\n" for line in lines)
+                runs.write_text(self.path, text or json.dumps(header) + "\n")
         except OSError as error:
             raise SettingsError("path", f"{self.path}: {error.strerror}") from None
         except (ValueError, KeyError, TypeError) as error:
@@ -77,7 +80,7 @@ class RewardFile:
             {"user_input": text, "adapted_prompt": prompt, "reward": reward}
             for (text, prompt), reward in new.items()
         ]
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
         try:
             with open(self.path, "a", encoding="utf-8", newline="\n") as file:
                 file.write(lines)

@@ -53,7 +53,10 @@ class LabSettings(Settings):
     judge_steps: int = setting(5_000, "optimizer steps of the judge", low=1)
     judge_batch_size: int = setting(64, "pictures per step of the judge", low=2, high=4096)
     calibration_pictures: int = setting(
-        512, "renders of plain user inputs from which the relevance knee is found", low=2
+        512,
+        "renders of plain user inputs from which the relevance knee is found",
+        low=2,
+        high=100_000,
     )
     save_every_seconds: float = setting(
         60.0, "seconds between resumable states", low=0.0, high=86_400.0

@@ -127,11 +127,12 @@ class _Loop:
         self.seconds += seconds
         self.window_seconds += seconds
         for name, value in values.items():
-            if name.startswith("train/") and not math.isfinite(value):
+            if name.startswith(("train/", "optim/")) and not math.isfinite(value):
                 raise SettingsError(
                     "lr",
                     f"{name} of {self.stage.name} is not finite at step {self.step}; the state "
-                    "that was saved before is whole: start anew with a lower one",
+                    "that was saved before is whole: start anew with a lower learning rate or "
+                    "another seed",
                 )
             total = self.window.setdefault(name, [0.0, 0.0])
             total[0] += value
@@ -151,6 +152,7 @@ class _Loop:
                 "seconds": self.seconds,
                 "window": self.window,
                 "window_began": self.window_began,
+                "window_seconds": self.window_seconds,
                 "stage": self.stage.state(),
             }
         )
@@ -161,7 +163,10 @@ class _Loop:
         self._writing(lambda: runs.write_text(path, json.dumps(marker) + "\n"))
 
     def _load(self) -> None:
-        state = self.run_folder.load_state()
+        try:
+            state = self.run_folder.load_state()
+        except SettingsError as error:  # its name is a flag that a build does not have
+            raise SettingsError("out", error.reason) from None
         if state is None:
             return
         path = self.run_folder.path
@@ -173,6 +178,7 @@ class _Loop:
             self.stage.load_state(state["stage"])
             self.step, self.seconds = state["step"], state["seconds"]
             self.window, self.window_began = state["window"], state["window_began"]
+            self.window_seconds = state.get("window_seconds", 0.0)  # states of before lack it
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise SettingsError(
@@ -273,10 +279,16 @@ def make_adamw(
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
-    fused = trained[0].device.type in ("cpu", "cuda")
+    fused = can_fuse(trained[0].device)
     return torch.optim.AdamW(
         [g for g in groups if g["params"]], lr=lr, betas=(0.9, beta2), eps=1e-8, fused=fused
     )
+
+
+def can_fuse(device: torch.device) -> bool:
+    """Whether torch has a fused AdamW for the device; for CPUs since 2.4."""
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    return device.type == "cuda" or (device.type == "cpu" and version >= (2, 4))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -113,4 +113,6 @@ class Training:
 
     def arithmetic(self) -> contextlib.AbstractContextManager:
         """The precision of the forward pass."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
+        if not self.bfloat16:  # torch before 2.5 has no autocast for MPS, not even a switched off
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
