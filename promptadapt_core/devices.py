@@ -1,4 +1,4 @@
-"""The device a setting names."""
+"""The device a setting names, and when it is full."""
 
 from __future__ import annotations
 
@@ -24,3 +24,12 @@ def pick_device(name: str) -> torch.device:
         reason = (str(error).strip().splitlines() or ["unknown"])[0][:200]
         raise SettingsError("device", f"{name!r} cannot be used here: {reason}") from None
     return device
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error says that memory ran out, on whatever device."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    known = ("out of memory", "not enough memory", "can't allocate memory")
+    return any(part in text for part in known)

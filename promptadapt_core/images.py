@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from .decoding import Stopped
-from .devices import pick_device
+from .devices import is_out_of_memory, pick_device
 from .pipeline_files import (
     check_pipeline_folder,
     hash_files,
@@ -289,15 +289,6 @@ def _load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> An
         raise SettingsError(
             "device", f"{folder} does not fit into the memory of {device}"
         ) from None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error says that memory ran out, on whatever device."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    known = ("out of memory", "not enough memory", "can't allocate memory")
-    return any(part in text for part in known)
 
 
 @contextlib.contextmanager

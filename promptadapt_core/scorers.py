@@ -30,7 +30,7 @@ from PIL import Image
 from torch.nn import functional
 
 from .checkpoints import file_identity
-from .devices import pick_device
+from .devices import is_out_of_memory, pick_device
 from .runs import write_text
 from .settings import SettingsError
 
@@ -231,13 +231,6 @@ def _unless_out_of_memory(
     if torch.cuda.is_available():  # after the handler, whose error holds on to tensors
         torch.cuda.empty_cache()
     return None
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether the device, or torch's CPU allocator, had no memory left."""
-    said = str(error).lower()
-    known = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, torch.cuda.OutOfMemoryError) or any(part in said for part in known)
 
 
 def _encodable(text: str) -> str:

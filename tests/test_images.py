@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from promptadapt_core.decoding import Stopped
+from promptadapt_core.devices import is_out_of_memory
 from promptadapt_core.images import (
     DiffusersGenerator,
     ImageSettings,
     check_prompts,
-    is_out_of_memory,
     quiet_libraries,
 )
 from promptadapt_core.lab.folders import renderer_folder
