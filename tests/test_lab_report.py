@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("diffusers")
 pytest.importorskip("open_clip")
 
-from promptadapt_core.lab import galleries, grids, measures, page, report
+from promptadapt_core import page
+from promptadapt_core.lab import galleries, grids, measures, report
 from promptadapt_core.lab.captions import read
 from promptadapt_core.lab.judge import JudgeReading
 from promptadapt_core.lab.judge_network import (

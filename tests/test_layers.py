@@ -44,6 +44,8 @@ ORDER = [
     "adapter",
     "data",
     "runs",
+    "intervals",
+    "page",
     "pipeline_files",
     "images",
     "scorers",

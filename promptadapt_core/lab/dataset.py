@@ -19,7 +19,7 @@ from .. import runs
 from ..settings import SettingsError
 from .drawing import PATCHES, SIZE, Picture, draw
 from .row_file import read_rows, write_rows
-from .scenes import Scene, sample_scene
+from .scenes import CROWDED, Scene, sample_scene
 from .taste import NAMES, best_modifiers, modifier_values
 from .writers import WRITERS, choose_modifiers
 
@@ -44,9 +44,9 @@ def varied_scene(generator: random.Random) -> Scene:
     """A scene with modifiers at random, or as people choose them, or nearly the best for it.
 
     Modifiers at random seldom go together: whoever learned taste from those alone would take few
-    modifiers for good ones.
+    modifiers for good ones. More things than people ask for, as those are harder to render.
     """
-    scene = sample_scene(generator)
+    scene = sample_scene(generator, CROWDED)
     point = generator.random()
     if point < RANDOM_SHARE:
         return scene

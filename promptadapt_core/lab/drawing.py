@@ -44,7 +44,7 @@ class Spot:
 
 
 def draw(scene: Scene, generator: random.Random) -> Picture:
-    """The picture of a scene. What the scene leaves open (positions, sides, unsaid colours) comes
+    """The picture of a scene. What the scene leaves open (positions, unsaid colours) comes
     from the generator."""
     size = SIZE * OVERSAMPLING
     background, horizon = draw_place(scene.place, size, generator)
@@ -114,7 +114,7 @@ def _draw_thing(thing: Thing, spot: Spot, size: int, generator: random.Random) -
     layer = Image.new("RGBA", (size, size), (0, 0, 0, 0))
     side = spot.height * size
     box = (spot.x * size - side / 2, spot.foot * size - side, side, side)
-    pen = Pen(ImageDraw.Draw(layer), box, body, flipped=generator.random() < 0.5)
+    pen = Pen(ImageDraw.Draw(layer), box, body)
     DRAWINGS[thing.subject](pen)
     outline = Image.new("RGBA", (size, size), (*_outline_colour(body), 255))
     grown = layer.getchannel("A").filter(ImageFilter.MaxFilter(2 * OVERSAMPLING - 1))

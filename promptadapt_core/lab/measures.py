@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .intervals import bootstrap, spearman, wilson
+from ..intervals import bootstrap, spearman, wilson
 from .judge import JudgeReading
 from .scenes import Scene
 

@@ -13,7 +13,7 @@ Point = tuple[float, float]
 class Pen:
     """Draws filled shapes in unit coordinates onto a PIL picture.
 
-    left, top, width, height: the box, in pixels of the canvas; flipped: mirrored left to right.
+    left, top, width, height: the box, in pixels of the canvas.
     body, dark, light: the colour of the thing and two shades of it.
     """
 
@@ -22,18 +22,15 @@ class Pen:
         canvas: ImageDraw.ImageDraw,
         box: tuple[float, float, float, float],
         body: Colour = (0, 0, 0),
-        flipped: bool = False,
     ):
         self._canvas = canvas
         self._left, self._top, self._width, self._height = box
-        self._flipped = flipped
         self.body = body
         self.dark = shade(body, 0.62)
         self.light = tint(body, 0.45)
 
     def _place(self, point: Point) -> Point:
-        x = 1 - point[0] if self._flipped else point[0]
-        return self._left + x * self._width, self._top + point[1] * self._height
+        return self._left + point[0] * self._width, self._top + point[1] * self._height
 
     def polygon(self, points: Sequence[Point], colour: Colour) -> None:
         self._canvas.polygon([self._place(point) for point in points], fill=colour)
@@ -49,8 +46,6 @@ class Pen:
         self, x: float, y: float, rx: float, ry: float, start: float, end: float, colour: Colour
     ) -> None:
         """Part of an ellipse, degrees clockwise from the right."""
-        if self._flipped:
-            start, end = 180 - end, 180 - start
         self._canvas.pieslice(self._corners(x, y, rx, ry), start, end, fill=colour)
 
     def line(self, points: Sequence[Point], width: float, colour: Colour) -> None:
@@ -61,8 +56,7 @@ class Pen:
         )
 
     def _corners(self, x: float, y: float, rx: float, ry: float) -> list[Point]:
-        (x0, y0), (x1, y1) = self._place((x - rx, y - ry)), self._place((x + rx, y + ry))
-        return [(min(x0, x1), min(y0, y1)), (max(x0, x1), max(y0, y1))]
+        return [self._place((x - rx, y - ry)), self._place((x + rx, y + ry))]
 
 
 def shade(colour: Colour, share: float) -> Colour:

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import runs
+from .. import page, runs
 from ..settings import MAX_SEED, SettingsError
-from . import measures, page
+from . import measures
 from .bench import Bench, load_bench
 from .captions import describe
 from .drawing import draw

@@ -8,6 +8,7 @@ import random
 from .vocabulary import COLOURS, MODIFIERS, PLACES, RELATIONS, SIZES, SUBJECTS
 
 NUM_THINGS = ((1, 0.66), (2, 0.28), (3, 0.06))
+CROWDED = ((1, 0.46), (2, 0.37), (3, 0.17))
 NUM_MODIFIERS = ((0, 0.24), (1, 0.25), (2, 0.20), (3, 0.14), (4, 0.09), (5, 0.05), (6, 0.03))
 
 
@@ -31,15 +32,17 @@ class Scene:
     modifiers: tuple[str, ...] = ()
 
 
-def sample_scene(generator: random.Random) -> Scene:
-    """A scene as the training pictures of the renderer show them: everything that can be said."""
+def sample_scene(
+    generator: random.Random, num_things: tuple[tuple[int, float], ...] = NUM_THINGS
+) -> Scene:
+    """A scene with everything that can be said. num_things: weights of the numbers of things."""
     things = tuple(
         Thing(
             subject=generator.choice(SUBJECTS).name,
             colour=generator.choice(list(COLOURS)),
             size=generator.choice(list(SIZES)) if generator.random() < 0.3 else None,
         )
-        for _ in range(weighted(generator, NUM_THINGS))
+        for _ in range(weighted(generator, num_things))
     )
     return Scene(
         things=things,

@@ -1,4 +1,4 @@
-"""95% intervals and rank correlation, for the numbers of the lab's report."""
+"""95% intervals and rank correlation of what was measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of the lab as one HTML page that needs no other file."""
+"""A report as one HTML page that needs no other file."""
 
 from __future__ import annotations
 

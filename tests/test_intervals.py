@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from promptadapt_core.lab.intervals import bootstrap, ranks, spearman, wilson
+from promptadapt_core.intervals import bootstrap, ranks, spearman, wilson
 
 
 def test_wilson_matches_a_printed_table() -> None:
