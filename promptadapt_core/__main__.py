@@ -1,6 +1,7 @@
 """The command line: `python -m promptadapt_core adapt "a cat on a roof"`.
 
-Exit code 0, or 2 with one sentence on stderr for bad input.
+Exit code 0, 2 with one sentence on stderr for bad input, 130 when Ctrl-C stopped a run, whose
+state is then saved.
 """
 
 from __future__ import annotations
@@ -13,7 +14,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from . import __version__
-from .command_line import Parser, run, sentence, write_utf8
+from .command_line import (
+    Parser,
+    interruptible,
+    keep_freed_memory,
+    run,
+    sentence,
+    write_utf8,
+)
+from .demo.outputs import check_texts
+from .demo.settings import DemoSettings, known_words
 from .settings import AdaptSettings, SettingsError, add_flags, given
 
 
@@ -22,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     write_utf8()
     parser = _parser()
     options = parser.parse_args(arguments)
-    return run(parser.prog, lambda: options.run(options))
+    return run(parser.prog, lambda: options.run(options), extra=options.extra)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,11 +63,17 @@ def _parser() -> argparse.ArgumentParser:
     adapt.add_argument("--json", action="store_true", help="one JSON object per input line")
     _add_models_folder(adapt)
     add_flags(adapt, AdaptSettings)
-    adapt.set_defaults(run=_adapt)
+    adapt.set_defaults(run=_adapt, extra="run")
     policies = commands.add_parser("policies", help="list what is found where")
     policies.add_argument("--json", action="store_true", help="one JSON object per policy")
     _add_models_folder(policies)
-    policies.set_defaults(run=_policies)
+    policies.set_defaults(run=_policies, extra="run")
+    demo = commands.add_parser(
+        "demo", help="see what adapting does to pictures, in the lab", epilog=known_words()
+    )
+    demo.add_argument("text", nargs="*", metavar="TEXT", help="what the pictures show")
+    add_flags(demo, DemoSettings)
+    demo.set_defaults(run=_demo, extra="train")
     return parser
 
 
@@ -111,7 +127,7 @@ def _print(adaptation, as_json: bool) -> None:
 
 
 def _policies(options: argparse.Namespace) -> None:
-    from .policies import find_policies
+    from .policies import find_policies, lab_policies
 
     if options.models_folder is not None and not os.path.isdir(options.models_folder):
         raise SettingsError("models_folder", f"there is no folder {options.models_folder}")
@@ -123,6 +139,46 @@ def _policies(options: argparse.Namespace) -> None:
                 f"{found.name:24} {found.size_bytes / 1e6:8.1f} MB  {found.folder}\n"
                 f"{'':24} {sentence(found.description)}"
             )
+    names = lab_policies()
+    if names and not options.json:
+        print(f"for the lab's pictures only, by --policy NAME: {', '.join(names)}")
+
+
+def _demo(options: argparse.Namespace) -> int:
+    settings = DemoSettings(**given(DemoSettings, options))
+    check_texts(options.text)
+    from .runs import Progress
+
+    if settings.train:
+        return _demo_training(settings, options.text)
+    from .demo.showing import show, table
+
+    made = show(settings, options.text, Progress())
+    for line in table(made.comparisons):
+        print(line)
+    print(f"wrote {made.page} and {made.picture}")
+    return 0
+
+
+def _demo_training(settings: DemoSettings, texts: Sequence[str]) -> int:
+    from .demo.lessons import table, teach
+    from .runs import Progress
+
+    keep_freed_memory()
+    with interruptible() as should_stop:
+        lesson = teach(settings, texts, Progress, should_stop)
+    if lesson.page is None:
+        result = lesson.result
+        print(
+            f"stopped after iteration {result.iteration} of {result.num_iterations} and saved; "
+            "the same command goes on",
+            file=sys.stderr,
+        )
+        return 130
+    for line in table(lesson):
+        print(line)
+    print(f"wrote {lesson.page}")
+    return 0
 
 
 def _lines(file: str) -> list[tuple[str, str]]:

@@ -1,11 +1,12 @@
-"""Pictures of prompts: the ImageGenerator protocol, and any diffusers text-to-image pipeline.
+"""Pictures of adapted prompts: ImageGenerator, and any text-to-image pipeline of diffusers.
 
     generator = DiffusersGenerator.load("FOLDER")
     pictures = generator.generate(["a cat", "a dog"], seeds=[0, 1])    # (2, H, W, 3) uint8
 
-A picture depends on its prompt, its seed and the settings, and not on what else is in the batch,
-as far as matrix products of different sizes round alike: every picture has a generator of its own,
-on the CPU, where all devices draw the same numbers.
+An adapted prompt is whatever the image model is to draw; a user input may be drawn as it is. A
+picture depends on its adapted prompt, its seed and the settings, and not on what else is in the
+batch, as far as matrix products of different sizes round alike: every picture has a generator of
+its own, on the CPU, where all devices draw the same numbers.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ PRECISIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class ImageSettings(Settings):
-    """What a picture depends on beside its prompt and seed."""
+    """What a picture depends on beside its adapted prompt and seed."""
 
     num_steps: int = setting(20, "sampling steps; more is finer", low=1, high=1000)
     guidance_scale: float = setting(
@@ -59,19 +60,19 @@ class ImageSettings(Settings):
 
 
 class ImageGenerator(Protocol):
-    """Draws prompts. identity: differs wherever pictures may differ, for caches."""
+    """Draws adapted prompts. identity: differs wherever pictures differ by more than rounding."""
 
     identity: str
     settings: ImageSettings
 
     def generate(
         self,
-        prompts: Sequence[str],
+        adapted_prompts: Sequence[str],
         seeds: Sequence[int],
         *,
         should_stop: Callable[[], bool] | None = None,
     ) -> np.ndarray:
-        """One picture for each prompt, (N, H, W, 3) uint8. should_stop: asked between the steps;
+        """One picture for each, (N, H, W, 3) uint8. should_stop: asked between the steps;
         decoding.Stopped when it says True."""
 
 
@@ -81,8 +82,8 @@ class DiffusersGenerator:
     def __init__(
         self, pipeline: Any, settings: ImageSettings, identity: str = "", batch_size: int = 8
     ):
-        """pipeline: a loaded DiffusionPipeline, on its device. SettingsError("size", ...) where
-        its model cannot make pictures of that size."""
+        """pipeline: a loaded DiffusionPipeline, on its device. SettingsError for a size that its
+        model cannot make and for what this pipeline does not take."""
         self.pipeline, self.settings, self.batch_size = pipeline, settings, batch_size
         self.identity = f"{identity} {json.dumps(dataclasses.asdict(settings), sort_keys=True)}"
         self.parameters = set(inspect.signature(pipeline.__call__).parameters)
@@ -90,6 +91,11 @@ class DiffusersGenerator:
         scheduler = type(pipeline.scheduler).__name__
         if settings.even_sigmas and "FlowMatch" not in scheduler:
             raise SettingsError("even_sigmas", f"is for flow matching, not for {scheduler}")
+        for name, argument in (("even_sigmas", "sigmas"), ("negative_prompt", "negative_prompt")):
+            if getattr(settings, name) and argument not in self.parameters:
+                kind = type(pipeline).__name__
+                reason = f"the {kind} of this diffusers takes no {argument}; a newer one may"
+                raise SettingsError(name, reason)
         pipeline.set_progress_bar_config(disable=True)
 
     @classmethod
@@ -122,45 +128,46 @@ class DiffusersGenerator:
         if precision == "auto":
             precision = "float16" if target.type in ("cuda", "mps") else "float32"
         pipeline = _load_pipeline(folder, PRECISIONS[precision], target)
-        return cls(pipeline, resolved, f"{hash_files(folder)} {precision}", batch_size)
+        identity = f"{hash_files(folder)} {precision} {target.type} {_diffusers_release()}"
+        return cls(pipeline, resolved, identity, batch_size)
 
     def generate(
         self,
-        prompts: Sequence[str],
+        adapted_prompts: Sequence[str],
         seeds: Sequence[int],
         *,
         should_stop: Callable[[], bool] | None = None,
     ) -> np.ndarray:
-        """See ImageGenerator. Raises SettingsError for prompts that are no list of texts, for
-        seeds that do not fit them, and where memory does not suffice for one picture."""
-        prompts, seeds = check_prompts(prompts, seeds)
-        if not prompts:
+        """See ImageGenerator. Raises SettingsError for adapted prompts that are no list of texts,
+        for seeds that do not fit them, and where memory does not suffice for one picture."""
+        adapted_prompts, seeds = check_batch(adapted_prompts, seeds)
+        if not adapted_prompts:
             side = self.settings.size or 1
             return np.zeros((0, side, side, 3), dtype=np.uint8)
         parts: list[np.ndarray] = []
         done = 0
         with quiet_libraries():
-            while done < len(prompts):
+            while done < len(adapted_prompts):
                 rows = slice(done, done + self.batch_size)
-                pictures = self._batch(prompts[rows], seeds[rows], should_stop)
+                pictures = self._batch(adapted_prompts[rows], seeds[rows], should_stop)
                 if pictures is None:
-                    self._halve_batch(len(prompts[rows]))
+                    self._halve_batch(len(adapted_prompts[rows]))
                     continue
                 parts.append(pictures)
                 done += len(pictures)
         return np.concatenate(parts)
 
     def _batch(
-        self, prompts: list[str], seeds: list[int], should_stop: Callable[[], bool] | None
+        self, adapted_prompts: list[str], seeds: list[int], should_stop: Callable[[], bool] | None
     ) -> np.ndarray | None:
         """(B, H, W, 3) uint8, or None when memory ran out."""
         if should_stop is not None and should_stop():
             raise Stopped
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        arguments = self._arguments(len(prompts), should_stop)
+        arguments = self._arguments(len(adapted_prompts), should_stop)
         try:
             with torch.no_grad():
-                output = self.pipeline(prompt=prompts, generator=generators, **arguments)
+                output = self.pipeline(prompt=adapted_prompts, generator=generators, **arguments)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -169,7 +176,7 @@ class DiffusersGenerator:
         return np.rint(np.clip(pictures, 0.0, 1.0) * 255).astype(np.uint8)
 
     def _arguments(self, number: int, should_stop: Callable[[], bool] | None) -> dict[str, Any]:
-        """What this pipeline is called with for so many pictures, beside prompts and generators."""
+        """What this pipeline is called with for so many pictures, beside texts and generators."""
         settings, pipeline = self.settings, self.pipeline
         wanted: dict[str, Any] = {"guidance_scale": settings.guidance_scale}
         if settings.negative_prompt:
@@ -206,21 +213,27 @@ def _stopping(should_stop: Callable[[], bool]) -> Callable[..., dict[str, Any]]:
     return after_step
 
 
-def check_prompts(prompts: Sequence[str], seeds: Sequence[int]) -> tuple[list[str], list[int]]:
-    """Both as lists of plain values; SettingsError("prompts" or "seeds", ...)."""
-    if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
-        raise SettingsError("prompts", "expected a list of texts")
+def check_batch(
+    adapted_prompts: Sequence[str], seeds: Sequence[int]
+) -> tuple[list[str], list[int]]:
+    """Both as lists of plain values; SettingsError("adapted_prompts" or "seeds", ...)."""
+    texts = adapted_prompts
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise SettingsError("adapted_prompts", "expected a list of texts")
     try:
         numbers = [operator.index(seed) for seed in seeds]
     except TypeError:
         raise SettingsError("seeds", "expected a list of whole numbers") from None
-    if len(prompts) != len(numbers):
-        reason = f"expected one for each of {len(prompts)} prompts, got {len(numbers)}"
+    if len(texts) != len(numbers):
+        reason = f"expected one for each of {len(texts)} adapted prompts, got {len(numbers)}"
         raise SettingsError("seeds", reason)
     for number in numbers:
         if not 0 <= number <= MAX_SEED:
             raise SettingsError("seeds", f"expected 0 to {MAX_SEED}, got {number}")
-    return list(prompts), numbers
+    return list(texts), numbers
+
+
+check_prompts = check_batch
 
 
 def check_size(pipeline: Any, size: int) -> None:
@@ -289,6 +302,13 @@ def _load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> An
         raise SettingsError(
             "device", f"{folder} does not fit into the memory of {device}"
         ) from None
+
+
+def _diffusers_release() -> str:
+    """ "diffusers 0.42": a release may change what a pipeline draws, its patches should not."""
+    import diffusers
+
+    return "diffusers " + ".".join(diffusers.__version__.split(".")[:2])
 
 
 @contextlib.contextmanager

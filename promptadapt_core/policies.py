@@ -14,6 +14,10 @@ from .settings import SettingsError
 
 DEFAULT_POLICY = "promptadapt-sd"
 BUNDLED_FOLDER = Path(__file__).parent / "policies"
+# They know only the words of the lab, so no list offers them; who wants one names it.
+LAB_POLICY, LAB_SFT_POLICY = "lab", "lab-sft"
+LAB_FOLDER = Path(__file__).parent / "lab" / "policies"
+LAB_FOLDERS = {LAB_POLICY: LAB_FOLDER / "rl", LAB_SFT_POLICY: LAB_FOLDER / "sft"}
 PROMPTIST_HUB_NAME = "microsoft/Promptist"
 GPT2_HUB_NAME = "openai-community/gpt2"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -66,6 +70,11 @@ def find_policies(models_folder: str | Path | None = None) -> list[PolicyInfo]:
     return found
 
 
+def lab_policies() -> list[str]:
+    """The names of the lab's policies that are here. They are not in `find_policies`."""
+    return [name for name, folder in LAB_FOLDERS.items() if (folder / "config.json").is_file()]
+
+
 def _policies_in(root: Path, source: str) -> list[PolicyInfo]:
     found = []
     for folder in _folders_in(root):
@@ -102,7 +111,8 @@ def resolve_policy(
     download: bool = False,
 ) -> Path:
     """The folder of a policy: "" is the default; a bundled name; a name in the models folder;
-    a folder, where allow_folders; a hub name "owner/name" fetched earlier, or now if `download`.
+    "lab" and "lab-sft"; a folder, where allow_folders; a hub name "owner/name" fetched earlier, or
+    now if `download`.
 
     A name never leaves the models folder, not by ".." and not by a link. Raises SettingsError.
     """
@@ -116,6 +126,8 @@ def resolve_policy(
                 if not allow_folders and not _is_inside(root / wanted, root):
                     raise SettingsError("policy", f"{wanted} is a link that leaves {root}")
                 return root / wanted
+        if wanted in LAB_FOLDERS and LAB_FOLDERS[wanted].is_dir():
+            return LAB_FOLDERS[wanted]
     elif not allow_folders and not HUB_NAME.fullmatch(wanted):
         raise SettingsError("policy", f"expected the name of a policy, got the path {wanted!r}")
     folder = Path(os.path.expanduser(wanted))

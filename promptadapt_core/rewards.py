@@ -16,7 +16,6 @@ run sees the same numbers, bit for bit, wherever equal batches give equal pictur
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -29,8 +28,9 @@ from .clip_tokens import count_clip_tokens
 from .images import ImageGenerator, check_prompts
 from .picture_scores import Picture, PictureScores, Row
 from .prompts import content_words, kept_share
+from .reward_settings import RewardSettings
 from .scorers import Scorer
-from .settings import MAX_SEED, Settings, SettingsError, setting
+from .settings import SettingsError
 
 TERMS: dict[str, str] = {
     "aesthetic_gain": "aesthetic of the candidate's pictures minus that of the user input's "
@@ -70,70 +70,6 @@ REWARD_METRICS: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class RewardSettings(Settings):
-    """The terms of the reward and their weights; a weight of 0 leaves a term out."""
-
-    aesthetic_weight: float = setting(
-        1.0, "of the aesthetic gain over the plain input's pictures", low=0.0, high=100.0
-    )
-    relevance_weight: float = setting(
-        1.0, "of the pictures' relevance to the user input", low=0.0, high=100.0
-    )
-    length_weight: float = setting(
-        0.05, "reward lost per CLIP token beyond length_budget", low=0.0, high=100.0
-    )
-    length_budget: int = setting(
-        75, "CLIP tokens of an adapted prompt that cost nothing; 75 is one chunk", low=1, high=750
-    )
-    copy_weight: float = setting(
-        1.0,
-        "reward lost by a candidate that drops all content words of the user input, or that does "
-        "nothing but repeat itself",
-        low=0.0,
-        high=100.0,
-    )
-    num_images: int = setting(2, "pictures per adapted prompt", low=1, high=64)
-    num_seeds: int = setting(
-        0,
-        "different seeds of one user input, taken in turn whenever it is met; each costs a picture "
-        "of the plain input once. 0 is num_images: always the same",
-        low=0,
-        high=4096,
-    )
-    image_seed: int = setting(0, "of the pictures' seeds", low=0, high=MAX_SEED)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if 0 < self.num_seeds < self.num_images:
-            raise SettingsError(
-                "num_seeds", f"expected 0 or at least num_images ({self.num_images})"
-            )
-        if not any(self.weights().values()):
-            raise SettingsError("aesthetic_weight", "all weights are 0: nothing is rewarded")
-
-    def weights(self) -> dict[str, float]:
-        """The weight of each term in TERMS."""
-        return {
-            "aesthetic_gain": self.aesthetic_weight,
-            "relevance": self.relevance_weight,
-            "length": self.length_weight,
-            "copy": self.copy_weight,
-        }
-
-    def seeds_of(self, user_input: str, visit: int = 0) -> list[int]:
-        """num_images different seeds, 0 to 2**32 - 1, the `visit`-th choice from its num_seeds.
-
-        All candidates of one user input are to be given the same ones.
-        """
-        number = max(self.num_seeds, self.num_images)
-        text = user_input.encode("utf-8", "surrogatepass")
-        head = f"{self.image_seed}\n".encode()
-        start = int.from_bytes(hashlib.sha256(head + text).digest()[:4], "big")
-        first = visit * self.num_images
-        return [(start + (first + i) % number) % 2**32 for i in range(self.num_images)]
-
-
-@dataclass(frozen=True)
 class RewardBatch:
     """Rewards of B candidates, in the order they came.
 
@@ -153,6 +89,15 @@ class RewardBatch:
     # (num_images, H, W, 3) uint8 per candidate if asked for, None where it failed or where none
     # was rendered, for the adapted prompt is the user input and its scores are kept.
     pictures: list[np.ndarray | None] | None = None
+
+
+class NothingRewarded(SettingsError):
+    """Every candidate failed. batch: of which no number means anything."""
+
+    def __init__(self, batch: RewardBatch):
+        first = batch.failures[0] if batch.failures else "no reason is known"
+        super().__init__("renderer", f"all {len(batch.ok)} candidates failed; the first: {first}")
+        self.batch = batch
 
 
 class Rewarder:
@@ -190,8 +135,8 @@ class Rewarder:
         picture of its own; its gain is exactly 0. A candidate whose picture, or whose user input's
         picture, cannot be rendered (an error, or all black) or scored (an error, or a score that
         is not finite) is marked in `ok`, and the others are rewarded. Raises SettingsError for
-        arguments that do not fit and where every candidate failed, decoding.Stopped when
-        should_stop says so.
+        arguments that do not fit, NothingRewarded where every candidate failed, decoding.Stopped
+        when should_stop says so.
         """
         wanted = _check_arguments(user_inputs, adapted_prompts, seeds)
         work = PictureScores(self.generator, self.scorer, should_stop, keep_pictures)
@@ -256,13 +201,9 @@ class Rewarder:
             else:
                 raw.append(dict.fromkeys(TERMS, 0.0))
                 logged.append(dict.fromkeys(LOGGED, 0.0))
-        if not any(ok):
-            first = work.failures[0] if work.failures else "no reason is known"
-            reason = f"all {len(ok)} candidates failed; the first: {first}"
-            raise SettingsError("renderer", reason)
         weights = self.settings.weights()
         terms = [{name: weights[name] * row[name] for name in TERMS} for row in raw]
-        return RewardBatch(
+        batch = RewardBatch(
             rewards=torch.tensor([sum(row.values()) for row in terms], dtype=torch.float32),
             ok=torch.tensor(ok),
             terms=_columns(terms),
@@ -273,6 +214,9 @@ class Rewarder:
             num_baselines_rendered=work.num_rendered - num_rendered,
             pictures=pictures if work.keep_pictures else None,
         )
+        if not any(ok):
+            raise NothingRewarded(batch)
+        return batch
 
     def _raw_terms(
         self,

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from promptadapt_core import images
 from promptadapt_core.decoding import Stopped
 from promptadapt_core.devices import is_out_of_memory
 from promptadapt_core.images import (
     DiffusersGenerator,
     ImageSettings,
-    check_prompts,
+    check_batch,
     quiet_libraries,
 )
 from promptadapt_core.lab.folders import renderer_folder
@@ -99,7 +100,7 @@ def distance(left: np.ndarray, right: np.ndarray) -> int:
     return int(np.abs(left.astype(int) - right.astype(int)).max())
 
 
-def test_a_picture_depends_on_its_prompt_and_seed_alone(folder: Path) -> None:
+def test_a_picture_depends_on_its_text_and_seed_alone(folder: Path) -> None:
     generator = load(folder, batch_size=3)
     together = generator.generate(PROMPTS, [5, 6, MAX_SEED])
     assert together.dtype == np.uint8
@@ -167,6 +168,33 @@ def test_identity_tells_pictures_apart(sd3: Path, broken: Path) -> None:
         for weights in ("one", "two")
     }
     assert len(identities) == 4
+
+
+def test_identity_tells_devices_precisions_and_releases_apart(
+    sd3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load(sd3).identity
+    assert f" float32 cpu diffusers {diffusers.__version__.rsplit('.', 1)[0]} {{" in first
+    assert load(sd3, precision="bfloat16").identity != first
+    with monkeypatch.context() as patch:
+        patch.setattr(diffusers, "__version__", "0.99.1")
+        other = load(sd3).identity
+    assert other == first.replace(diffusers.__version__.rsplit(".", 1)[0], "0.99")
+    monkeypatch.setattr(images, "pick_device", lambda name: torch.device("cpu", 0))
+    assert load(sd3).identity == first  # which one of several makes no difference
+
+
+def test_what_a_pipeline_does_not_take_is_refused() -> None:
+    class Old(Hungry):
+        """Stable Diffusion 3 of a diffusers that knew no sigmas."""
+
+        scheduler = type("FlowMatchEulerDiscreteScheduler", (), {})()
+
+    pipeline = Old(8, MemoryError())
+    for name, value in (("even_sigmas", True), ("negative_prompt", "a dog")):
+        with pytest.raises(SettingsError, match="the Old of this diffusers takes no ") as caught:
+            DiffusersGenerator(pipeline, ImageSettings(**{name: value}))
+        assert caught.value.name == name
 
 
 def test_size_and_negative_prompt_are_passed_on(folder: Path) -> None:
@@ -253,19 +281,19 @@ def test_another_error_goes_through() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompts", "seeds", "name"),
+    ("adapted_prompts", "seeds", "name"),
     [
-        ("a cat", [1], "prompts"),
-        (["a cat", 5], [1, 2], "prompts"),
+        ("a cat", [1], "adapted_prompts"),
+        (["a cat", 5], [1, 2], "adapted_prompts"),
         (["a cat"], [1, 2], "seeds"),
         (["a cat"], [-1], "seeds"),
         (["a cat"], [MAX_SEED + 1], "seeds"),
         (["a cat"], [0.5], "seeds"),
     ],
 )
-def test_bad_prompts_and_seeds_are_refused(prompts: Any, seeds: Any, name: str) -> None:
+def test_bad_texts_and_seeds_are_refused(adapted_prompts: Any, seeds: Any, name: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        check_prompts(prompts, seeds)
+        check_batch(adapted_prompts, seeds)
     assert caught.value.name == name
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("diffusers")
 pytest.importorskip("open_clip")
 
 from promptadapt_core import runs
-from promptadapt_core.lab import bench, galleries, report
+from promptadapt_core.lab import bench, bundle, galleries, report
 from promptadapt_core.lab import build as building
 from promptadapt_core.lab.build import WORKS, build, planned
 from promptadapt_core.lab.folders import CACHE_VARIABLE, WEIGHTS
@@ -25,11 +26,12 @@ from promptadapt_core.lab.works import num_valid
 from promptadapt_core.settings import SettingsError
 
 TINY: dict[str, Any] = {
-    "device": "cpu", "num_pictures": 160, "judge_pictures": 64, "vae_steps": 2,
-    "vae_decoder_steps": 2, "vae_encoder_steps": 2, "vae_batch_size": 2, "renderer_layers": 2,
-    "renderer_steps": 3, "renderer_batch_size": 2, "clip_steps": 2, "clip_batch_size": 4,
-    "aesthetic_steps": 3, "aesthetic_batch_size": 8, "judge_steps": 2, "judge_batch_size": 4,
-    "calibration_pictures": 3,
+    "device": "cpu", "num_pictures": 160, "num_judge_pictures": 64, "num_vae_steps": 2,
+    "num_vae_decoder_steps": 2, "num_vae_encoder_steps": 2, "vae_batch_size": 2,
+    "num_renderer_layers": 2, "num_renderer_steps": 3, "renderer_batch_size": 2,
+    "num_clip_steps": 2, "clip_batch_size": 4, "num_aesthetic_steps": 3,
+    "aesthetic_batch_size": 8, "num_judge_steps": 2, "judge_batch_size": 4,
+    "num_calibration_pictures": 3,
 }  # fmt: skip
 
 
@@ -147,8 +149,64 @@ def test_a_folder_of_another_build_is_refused(tmp_path: Path) -> None:
         building.open_folder(tiny(tmp_path))
 
 
+def test_two_processes_never_do_the_same_work(tmp_path: Path) -> None:
+    settings = tiny(tmp_path, part="judge")
+    with building.alone(tmp_path, "judge"):  # the other process
+        with pytest.raises(SettingsError, match="another process is at work on .*judge") as caught:
+            build(settings)
+        assert caught.value.name == "out"
+        with building.alone(tmp_path, "vae"):  # another part may go on
+            pass
+    assert build(settings) is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
+def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
+    script = "\n".join(
+        (
+            "import os, signal, sys; from pathlib import Path",
+            "from promptadapt_core.lab.build import alone",
+            "with alone(Path(sys.argv[1]), 'judge'): os.kill(os.getpid(), signal.SIGKILL)",
+        )
+    )
+    options: dict[str, Any] = {"cwd": Path(__file__).parents[1], "check": False}
+    run = subprocess.run([sys.executable, "-c", script, str(tmp_path)], **options)
+    assert run.returncode == -9
+    assert [path.name for path in tmp_path.iterdir()] == ["judge.lock"]
+    with building.alone(tmp_path, "judge"):
+        pass
+
+
+def test_only_what_the_disk_says_is_about_the_disk(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {part: built / WORKS[part][-1] / "weights" for part in PARTS}
+
+    def write() -> None:
+        bundle.write_bundle(tmp_path / "weights", parts, 2, 0, torch.device("cpu"))
+
+    def fail(error: Exception) -> None:
+        def raises(*_: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(bundle, "_calibrate", raises)
+
+    for error, words in (
+        (OSError(28, "No space left on device"), "cannot be written .*No space left"),
+        (SettingsError("weights", "clip is broken"), "clip is broken"),
+    ):
+        fail(error)
+        with pytest.raises(SettingsError, match=words) as caught:
+            write()
+        assert caught.value.name == "out"
+    fail(RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_decoder_need_not_be_sharpened() -> None:
-    settings = tiny(Path("x"), vae_decoder_steps=0)
+    settings = tiny(Path("x"), num_vae_decoder_steps=0)
     assert [work.name for work in planned(settings, ["vae"])] == ["pictures", "vae", "vae-encoder"]
 
 
@@ -171,7 +229,7 @@ def test_the_built_lab_can_be_measured(
     monkeypatch.setattr(galleries, "EFFECTIVE", galleries.EFFECTIVE[:3])
     monkeypatch.setattr(report, "EFFECTIVE", report.EFFECTIVE[:3])
     settings = ReportSettings(
-        out=str(tmp_path / "report"), weights=str(built / "weights"), num_pictures=20, steps=1,
+        out=str(tmp_path / "report"), weights=str(built / "weights"), num_pictures=20, num_steps=1,
         guidance_scale=1.0,
     )  # fmt: skip
     found = report.write_report(settings)

@@ -102,9 +102,7 @@ def test_two_at_once(weights: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [found[0].name]
 
 
-def test_what_a_killed_process_left_goes(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_killed_process_left_goes(weights: Path, tmp_path: Path) -> None:
     folder = renderer_folder(weights, tmp_path)
     shutil.rmtree(folder)
     old, new = (tmp_path / f"{folder.name}.{name}" for name in ("old", "new"))
@@ -114,6 +112,25 @@ def test_what_a_killed_process_left_goes(
     renderer_folder(weights, tmp_path)
     assert not old.exists()
     assert new.exists()  # another process may be at it
+
+
+def test_folders_of_other_weights_go_when_nobody_asks_for_them(
+    copied: Path, tmp_path: Path
+) -> None:
+    cache, made = tmp_path / "cache", []
+    for steps in range(5):  # whatever tells weights apart
+        (copied / "renderer.json").write_text(f'{{"num_steps": {steps + 1}}}')
+        made.append(renderer_folder(copied, cache))
+        if steps == 2:
+            for folder in (made[0], made[1], cache / "renderer-mine"):
+                folder.mkdir(exist_ok=True)
+                os.utime(folder, (0, 0))
+            (copied / "renderer.json").write_text('{"num_steps": 2}')
+            assert renderer_folder(copied, cache) == made[1]  # asked for: it stays
+    assert {path.name for path in cache.iterdir()} == {
+        "renderer-mine", *(folder.name for folder in made[1:])
+    }  # fmt: skip
+    assert all(is_whole(folder) for folder in made[1:])
 
 
 def test_other_weights_or_settings_have_a_folder_of_their_own(copied: Path, tmp_path: Path) -> None:

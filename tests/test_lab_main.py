@@ -24,7 +24,8 @@ from promptadapt_core.lab.folders import CACHE_VARIABLE, bundle_weights
 from promptadapt_core.lab.renderer import build_transformer, widened
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = {"torch", "transformers", "diffusers", "open_clip", "numpy", "PIL"}
+SLOW = {"transformers", "diffusers", "open_clip", "torchvision", "peft", "scipy"}
+HEAVY = {"torch", "numpy", "PIL"} | SLOW
 
 
 @pytest.fixture(scope="module")
@@ -59,26 +60,39 @@ def pixels_of(path: Path) -> np.ndarray:
 
 
 def render(weights: Path, *arguments: str) -> int:
-    return exit_code("render", "--weights", str(weights), "--steps", "1", *arguments)
+    return exit_code("render", "--weights", str(weights), "--num-steps", "1", *arguments)
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """The packages that a command loads in a fresh process."""
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "promptadapt_core.lab", *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-2000:]
+    return {line.split("|")[-1].strip().split(".")[0] for line in run.stderr.splitlines()}
 
 
 def test_help_does_not_load_torch() -> None:
     for arguments in (["--help"], ["render", "--help"], ["build", "--help"]):
-        run = subprocess.run(
-            [sys.executable, "-X", "importtime", "-m", "promptadapt_core.lab", *arguments],
-            cwd=ROOT, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert run.returncode == 0, run.stderr[-2000:]
-        loaded = {line.split("|")[-1].strip().split(".")[0] for line in run.stderr.splitlines()}
+        loaded = loaded_by(*arguments)
         assert "argparse" in loaded
         assert not loaded & HEAVY
+
+
+def test_rendering_loads_no_more_than_it_needs(weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.png"
+    loaded = loaded_by("render", "a cat", "--out", str(out), "--weights", str(weights))
+    assert out.is_file()
+    assert "torch" in loaded
+    assert not loaded & SLOW, "importing diffusers alone takes longer than all of the command"
 
 
 def test_render_writes_a_picture_as_a_user_types_it(weights: Path, tmp_path: Path) -> None:
     run = subprocess.run(
         [
             sys.executable, "-m", "promptadapt_core.lab", "render", "a glorious red house",
-            "--out", str(tmp_path / "x.png"), "--weights", str(weights), "--steps", "1",
+            "--out", str(tmp_path / "x.png"), "--weights", str(weights), "--num-steps", "1",
         ],
         cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ},
     )  # fmt: skip
@@ -100,12 +114,12 @@ def test_more_pictures_are_numbered_and_have_the_next_seeds(
     assert (pixels_of(three) != pixels_of(one)).any()
 
 
-def test_an_empty_prompt_and_unknown_words_are_remarked(
+def test_an_empty_text_and_unknown_words_are_remarked(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "x.webp")
     assert render(weights, "", "--out", out, "--scale", "2") == 0
-    assert capsys.readouterr().err == "the prompt is empty: the picture shows anything\n"
+    assert capsys.readouterr().err == "the text is empty: the picture shows anything\n"
     assert pixels_of(Path(out)).shape == (128, 128, 3)
     assert render(weights, "Quelle horreur, \ud83d\udc31 家!", "--out", out) == 0
     assert "words that mean nothing in the lab: Quelle" in capsys.readouterr().err
@@ -116,7 +130,7 @@ def test_remarks() -> None:
     many = " ".join(f"zzq{letter}" for letter in "abcdefghijlm")
     assert rendering.remarks(many, 64)[0].endswith("zzqg, zzqh and 4 more")
     assert rendering.remarks("cat " * 80, 64) == [
-        "the prompt has 80 tokens, of which the first 75 are read"
+        "the text has 80 tokens, of which the first 75 are read"
     ]
     assert rendering.remarks("a cat", 128) == ["the renderer has learned 64 pixels only, not 128"]
 
@@ -133,7 +147,7 @@ def test_remarks() -> None:
         (["--size", "33"], "--size: expected a multiple of 8, got 33"),
         (["--size", "big"], "argument --size: invalid int value"),
         (["--num-images", "0"], "--num-images: expected a number from 1 to 1024"),
-        (["--steps", "0"], "--steps: expected a number from 1 to 1000"),
+        (["--num-steps", "0"], "--num-steps: expected a number from 1 to 1000"),
         (["--guidance-scale", "nan"], "--guidance-scale: expected a finite number"),
         (["--seed", "-1"], "--seed: expected a number from 0"),
         (["--device", "toaster"], "--device: 'toaster' cannot be used here"),
@@ -156,7 +170,7 @@ def test_bad_input_is_one_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_prompt_as_long_as_a_book_is_refused(
+def test_a_text_as_long_as_a_book_is_refused(
     weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert render(weights, "cat " * 10_000) == 2
@@ -228,8 +242,8 @@ def test_control_c_saves_a_build_and_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "keep_freed_memory", lambda: None)
-    line = ["build", "--out", str(tmp_path), "--part", "judge", "--judge-pictures", "64",
-            "--judge-steps", "4", "--judge-batch-size", "2", "--device", "cpu"]  # fmt: skip
+    line = ["build", "--out", str(tmp_path), "--part", "judge", "--num-judge-pictures", "64",
+            "--num-judge-steps", "4", "--judge-batch-size", "2", "--device", "cpu"]  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr(progress, "BuildProgress", PressesControlC)
         assert main(line) == 130

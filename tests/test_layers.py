@@ -13,6 +13,7 @@ CORE = Path(__file__).resolve().parents[1] / "promptadapt_core"
 # A module imports only those before it. A package (data, train) is one layer.
 ORDER = [
     "settings",
+    "reward_settings",
     "command_line",
     "syntax",
     "restoration",
@@ -27,6 +28,7 @@ ORDER = [
     "clip_tokens",
     "gate",
     "additions",
+    "alarms",
     "manifest",
     "policies",
     "tokenizing",
@@ -50,13 +52,14 @@ ORDER = [
     "images",
     "scorers",
     "lab",
+    "judging",
     "baselines",
     "picture_scores",
     "rewards",
-    "alarms",
     "objectives",
     "rollouts",
     "train",
+    "evaluate",
     "__main__",
 ]
 TEXT_LAYERS = {*ORDER[: ORDER.index("tokenizing")], "data"}

@@ -16,6 +16,7 @@ from promptadapt_core.rewards import (
     LOGGED,
     REWARD_METRICS,
     TERMS,
+    NothingRewarded,
     RewardBatch,
     Rewarder,
     RewardSettings,
@@ -198,8 +199,14 @@ def test_an_input_whose_own_picture_fails_drops_its_candidates_only() -> None:
 
 
 def test_a_batch_without_any_reward_raises() -> None:
-    with pytest.raises(SettingsError, match="renderer: all 2 candidates failed; the first: 'a cow"):
+    told = "renderer: all 2 candidates failed; the first: 'a cow"
+    with pytest.raises(NothingRewarded, match=told) as caught:
         reward(new_rewarder(), (CAT, "a cow"), (CAT, "a sow"))
+    batch = caught.value.batch
+    assert isinstance(caught.value, SettingsError)
+    assert batch.ok.tolist() == [False, False]
+    assert not batch.rewards.any()
+    assert len(batch.failures) >= 2
 
 
 def test_pictures_come_with_their_candidate() -> None:

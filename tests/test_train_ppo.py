@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import math
@@ -17,15 +18,18 @@ import pytest
 import torch
 
 from promptadapt_core import runs
+from promptadapt_core.alarms import AlarmSettings
 from promptadapt_core.policy import Policy
 from promptadapt_core.settings import SettingsError, SftSettings
 from promptadapt_core.train import __main__ as command
 from promptadapt_core.train import ppo, ppo_plan, ppo_preparing, ppo_update, samples, sft
 from promptadapt_core.train import user_inputs as reading
+from promptadapt_core.train.ppo_metrics import PPO_METRICS
 from promptadapt_core.train.ppo_settings import PpoSettings
 
 SUBJECTS = ("a cat", "an old house", "two boats", "the sea", "a dog", "a red fox")
 STYLES = ("oil painting", "sharp focus", "watercolor", "dramatic light", "8k")
+NUM_KILLS = int(os.environ.get("PROMPTADAPT_TEST_KILLS", "3"))  # each costs a start of Python
 TINY: dict[str, Any] = {
     "device": "cpu", "rollout_size": 8, "num_episodes": 32, "group_size": 2, "num_epochs": 2,
     "minibatch_size": 4, "micro_batch_size": 3, "lr": 1e-3, "value_lr": 1e-3, "tensorboard": False,
@@ -186,13 +190,13 @@ def test_a_run_leaves_what_it_should(inputs: Path, tmp_path: Path) -> None:
     result = ppo.train_ppo(settings, reward=WordReward(), report=report)
     assert (result.iteration, result.num_iterations) == (4, 4)
     rows = rows_of(out)
-    table = {**ppo.PPO_METRICS, **WordReward.metrics}
+    table = {**PPO_METRICS, **WordReward.metrics}
     assert {*rows[0]} == {"step", *(name for name in table if not name.startswith("time/"))}
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert rows[-1]["train/episodes"] == 32
     assert rows[-1]["train/images"] == 64
     plan = [line for line in report.said if line.startswith("plan")]
-    assert plan == ["plan: 4 iterations, 32 episodes, at most 64 images of candidates and 12 of "
+    assert plan == ["plan: 4 iterations, 32 episodes, at most 64 images of candidates and 24 of "
                     "plain user inputs"]  # fmt: skip
     assert any("expected, from a probe" in line for line in report.said)
     assert {path.name for path in (out / "samples").iterdir()} == {
@@ -421,9 +425,16 @@ def test_a_run_that_is_stopped_anywhere_ends_equal(
     assert ppo.train_ppo(resumed, reward=WordReward()).iteration == 4
 
 
-def test_a_killed_process_goes_on_and_ends_equal(inputs: Path, tmp_path: Path) -> None:
+def num_rows(folder: Path) -> int:
+    """Rows of metrics.jsonl that are whole."""
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_a_process_killed_again_and_again_ends_equal(inputs: Path, tmp_path: Path) -> None:
+    """At moments drawn at random; on Windows `kill` is TerminateProcess, as sudden as SIGKILL."""
     whole, out = tmp_path / "whole" / "run", tmp_path / "parts" / "run"
-    changes = {"num_episodes": 120, "checkpoint_every": 2}
+    changes = {"num_episodes": 160, "checkpoint_every": 2}
     ppo.train_ppo(tiny(inputs, whole, **changes), reward=WordReward())
     classes = inspect.getsource(WordBatch) + "\n\n" + inspect.getsource(WordReward)
     chosen = {**TINY, **changes, "policy": str(inputs / "policy"), "out": str(out),
@@ -435,20 +446,25 @@ def test_a_killed_process_goes_on_and_ends_equal(inputs: Path, tmp_path: Path) -
         "from promptadapt_core.train import ppo\n"
         "from promptadapt_core.train.ppo_settings import PpoSettings\n\n\n"
         f"{classes}\n\nchosen = {chosen!r}\nresume = Path(chosen['out']).is_dir()\n"
-        "ppo.train_ppo(PpoSettings(**chosen, resume=resume), reward=WordReward())\n"
+        "print('ready', flush=True)\n"
+        "ppo.train_ppo(PpoSettings(**chosen, resume=resume), reward=WordReward())\n",
+        encoding="utf-8",
     )
-    root = str(Path(__file__).parents[1])
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    options: dict[str, Any] = {"env": {**os.environ, **threads, "PYTHONPATH": root}}
-    process = subprocess.Popen([sys.executable, str(script)], **options)
-    deadline = time.monotonic() + 600
-    while process.poll() is None and not (out / "state.pt").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    time.sleep(random.Random(1).uniform(0, 0.5))
-    assert process.poll() is None
-    process.kill()
-    process.wait()
+    root, threads = str(Path(__file__).parents[1]), str(torch.get_num_threads())
+    options: dict[str, Any] = {
+        "env": {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": root}, "text": True,
+        "stdout": subprocess.PIPE,
+    }  # fmt: skip
+    moments = random.Random(1)
+    for _ in range(NUM_KILLS):
+        with subprocess.Popen([sys.executable, str(script)], **options) as process:
+            assert process.stdout is not None
+            process.stdout.readline()  # libraries are loaded, the run begins
+            wanted = num_rows(out) + moments.randint(0, 6)
+            while process.poll() is None and num_rows(out) < wanted:
+                time.sleep(0.002)
+            time.sleep(moments.uniform(0.0, 0.2))
+            process.kill()
     final = subprocess.run([sys.executable, str(script)], check=False, timeout=600, **options)
     assert final.returncode == 0
     assert saved(whole) == saved(out)
@@ -493,6 +509,220 @@ def test_updates_that_go_too_far_are_left_out(inputs: Path, tmp_path: Path) -> N
     out = tmp_path / "run"
     ppo.train_ppo(tiny(inputs, out, max_approx_kl=1e-9, num_epochs=3), reward=WordReward())
     assert {row["policy/num_updates"] for row in rows_of(out)} == {1.0}
+
+
+class Scripted(WordReward):
+    """Fails for all candidates of the iterations in `empty`, the first being 1."""
+
+    def __init__(self, empty: set[int]):
+        super().__init__()
+        self.empty, self.calls = empty, -2  # the probe asks twice
+
+    def reward(self, *arguments: Any, **options: Any) -> Any:
+        batch = super().reward(*arguments, **options)
+        self.calls += 1
+        if self.calls in self.empty:
+            batch.ok = torch.zeros_like(batch.ok)
+            batch.failures = ("the picture is all black", "and another one")
+        return batch
+
+
+def test_an_iteration_without_any_reward_is_passed_over(inputs: Path, tmp_path: Path) -> None:
+    out, report = tmp_path / "run", Heard()
+    settings = tiny(inputs, out, num_episodes=48)
+    assert ppo.train_ppo(settings, reward=Scripted({2, 4, 5}), report=report).status == "done"
+    rows = rows_of(out)
+    assert [row["rollout/num_candidates"] for row in rows] == [8, 0, 8, 0, 0, 8]
+    assert [row["rollout/num_dropped"] for row in rows] == [0, 8, 0, 8, 8, 0]
+    assert rows[-1]["train/episodes"] == 48
+    assert ["rollout/reward" in row for row in rows] == [True, False, True, False, False, True]
+    told = [line for line in report.said if "left out" in line]
+    assert told == ["iteration 2: 8 of 8 candidates are left out; the picture is all black"]
+
+
+def test_a_reward_that_fails_again_and_again_ends_the_run(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(SettingsError, match="no candidate of the last 3 iterations, up to 5, has"):
+        ppo.train_ppo(tiny(inputs, out, num_episodes=80), reward=Scripted({3, 4, 5, 6}))
+    assert [row["step"] for row in rows_of(out)] == [1, 2, 3, 4]
+    with pytest.raises(SettingsError, match="none of the first 4 user inputs gets a reward"):
+        ppo.train_ppo(tiny(inputs, tmp_path / "other"), reward=Scripted({-1, 0}))
+
+
+class Constant(WordReward):
+    def reward(self, *arguments: Any, **options: Any) -> Any:
+        batch = super().reward(*arguments, **options)
+        batch.rewards = torch.full_like(batch.rewards, 0.5)
+        batch.terms = {"word": batch.rewards, "length": torch.zeros_like(batch.rewards)}
+        return batch
+
+
+def test_a_constant_reward_does_no_harm(inputs: Path, tmp_path: Path) -> None:
+    """All advantages may be alike, all returns too."""
+    out = tmp_path / "run"
+    result = ppo.train_ppo(tiny(inputs, out, gae_lambda=1.0, kl_coef=0.0), reward=Constant())
+    rows = rows_of(out)
+    assert {row["rollout/reward_std"] for row in rows} == {0.0}
+    assert all(isinstance(value, float | int) for row in rows for value in row.values())
+    weights = Policy.load(result.best.parent / "last").weights.values()
+    assert all(tensor.isfinite().all() for tensor in weights)
+
+
+def test_few_user_inputs_come_several_times_in_a_rollout(inputs: Path, tmp_path: Path) -> None:
+    text, reward = tmp_path / "inputs.txt", WordReward()
+    text.write_text("a cat\n", encoding="utf-8")
+    report, settings = Heard(), tiny(inputs, tmp_path / "run", user_inputs=str(text))
+    assert ppo.train_ppo(settings, reward=reward, report=report).status == "done"
+    assert {len(user_input) for user_input, _ in reward.seeds} == {5}
+    visits = [seeds[1] for _, seeds in reward.seeds[2:]]
+    assert sorted(visits) == [visit for visit in range(16) for _ in range(2)]
+    # The seeds are 5 and the number of the visit, 0 to 15: 16 different pictures.
+    assert any("32 episodes, at most 64 images of candidates and 16 of" in s for s in report.said)
+
+
+def test_completions_that_are_all_left_alone_are_the_user_input(
+    inputs: Path, tmp_path: Path
+) -> None:
+    """One token is never a whole modifier: every candidate is its user input."""
+    short = {"min_length_limit": 1, "max_length_limit": 1, "min_mean_tokens": 0.0}
+    settings = tiny(inputs, tmp_path / "run", **short)
+    assert ppo.train_ppo(settings, reward=WordReward()).status == "done"
+    for row in rows_of(tmp_path / "run"):
+        assert row["rollout/left_alone_share"] == 1.0
+        assert row["rollout/num_words_added"] == 0.0
+
+
+class Onlooker:
+    """A judge: of the pictures of WordReward it knows the brightness, of dogs nothing."""
+
+    metrics = {"judge/brightness": "mean of the pictures, 0 to 255"}
+
+    def __init__(self, identity: str = "onlooker"):
+        self.identity = identity
+
+    def judge_each(self, user_inputs: Any, adapted_prompts: Any, pictures: Any) -> dict[str, Any]:
+        seen = [
+            math.nan if some is None or "dog" in text else float(some.mean())
+            for text, some in zip(user_inputs, pictures, strict=True)
+        ]
+        return {"judge/brightness": np.array(seen)}
+
+
+def test_a_judge_looks_on_and_changes_nothing(inputs: Path, tmp_path: Path) -> None:
+    judged, alone, report = tmp_path / "judged" / "run", tmp_path / "alone" / "run", Heard()
+    ppo.train_ppo(tiny(inputs, alone), reward=WordReward())
+    ppo.train_ppo(tiny(inputs, judged), reward=WordReward(), judge=Onlooker())
+    weights = [saved(folder / "last") for folder in (judged, alone)]
+    assert weights[0] == weights[1]
+    assert all(row["judge/brightness"] == 9.0 for row in rows_of(judged))
+    lines = (judged / "samples" / "00004.jsonl").read_text(encoding="utf-8").splitlines()
+    for sample in map(json.loads, lines):
+        known = None if "dog" in sample["user_input"] else 9.0
+        assert sample["judge"] == {"judge/brightness": known}
+    assert json.loads((judged / "config.json").read_text())["judge"] == "onlooker"
+    again = tiny(inputs, judged, resume=True)
+    ppo.train_ppo(again, reward=WordReward(), judge=Onlooker("another"), report=report)
+    assert sum(line.startswith("the judge is not the one") for line in report.said) == 1
+
+
+def test_alarms_are_written_down(inputs: Path, tmp_path: Path) -> None:
+    """With settings that find fault with any noise; a resumed run finds the same."""
+    outs = [tmp_path / name / "run" for name in ("whole", "parts")]
+    changes: dict[str, Any] = {"num_episodes": 64}
+    alarms = AlarmSettings(start_window=2, alarm_window=6, length_band=0.0, alarm_deviation=0.5)
+    for out in outs:
+        stop = StopAfter(100) if out is outs[1] else never
+        ppo.train_ppo(
+            tiny(inputs, out, **changes), reward=WordReward(), alarms=alarms, should_stop=stop
+        )
+    resumed = tiny(inputs, outs[1], resume=True, **changes)
+    assert ppo.train_ppo(resumed, reward=WordReward(), alarms=alarms).status == "done"
+    texts = [(out / "alarms.jsonl").read_text(encoding="utf-8") for out in outs]
+    assert texts[0] == texts[1]
+    found = [json.loads(line) for line in texts[0].splitlines()]
+    assert all({*alarm} == {"name", "step", "sentence"} for alarm in found)
+    assert rows_of(outs[1])[-1]["train/num_alarms"] == len(found) > 0
+
+
+def test_tensorboard_shows_every_row_once(inputs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = tmp_path / "run"
+    changes = {"tensorboard": True, "checkpoint_every": 3, "num_episodes": 40}
+    made = trainer(tiny(inputs, out, **changes))
+    for _ in range(2):  # a process that dies after two iterations, before any state
+        made._iterate(never)
+    stop = StopAfter(30)
+    first = ppo.train_ppo(
+        tiny(inputs, out, resume=True, **changes), reward=WordReward(), should_stop=stop
+    )
+    assert first.status == "stopped"
+    ppo.train_ppo(tiny(inputs, out, resume=True, **changes), reward=WordReward())
+    made.record.close()
+    shown = EventAccumulator(str(out / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    rows = rows_of(out)
+    assert len(rows) == 5
+    for name in ("rollout/reward", "kl/ref_kl", "reward/word_mean"):
+        found = [(event.step, event.value) for event in shown.Scalars(name)]
+        assert found == [(row["step"], pytest.approx(row[name], rel=1e-6)) for row in rows]
+    assert {*shown.Tags()["scalars"]} == {*PPO_METRICS, *WordReward.metrics}
+
+
+def test_a_policy_with_another_tokenizer_is_refused(inputs: Path, tmp_path: Path) -> None:
+    """One token more than the model has rows; or, in a resumed run, other texts of the tokens."""
+    out, other = tmp_path / "run", tmp_path / "policy"
+    ppo.train_ppo(tiny(inputs, out, num_episodes=8), reward=WordReward())
+    shutil.copytree(inputs / "policy", other)
+    path = other / "tokenizer.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    texts = told["model"]["vocab"]
+    first, second = [text for text in texts if text.isalpha()][:2]
+    texts[first], texts[second] = texts[second], texts[first]
+    path.write_text(json.dumps(told), encoding="utf-8")
+    settings = tiny(inputs, out, num_episodes=8, policy=str(other), resume=True)
+    with pytest.raises(SettingsError, match="--policy is not what the run began with"):
+        ppo.train_ppo(settings, reward=WordReward())
+    told["added_tokens"].append({**told["added_tokens"][0], "id": len(texts), "content": "<more>"})
+    path.write_text(json.dumps(told), encoding="utf-8")
+    settings = tiny(inputs, tmp_path / "new", policy=str(other))
+    with pytest.raises(SettingsError, match="the tokenizer has .* tokens, the model"):
+        ppo.train_ppo(settings, reward=WordReward())
+    assert not (tmp_path / "new" / "config.json").exists()
+
+
+def test_the_state_of_another_run_is_refused(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ppo.train_ppo(tiny(inputs, out, num_episodes=8), reward=WordReward())
+    state = torch.load(out / "state.pt", weights_only=True)
+    state["policy"]["transformer.wte.weight"] = torch.zeros(3, 4)
+    torch.save(state, out / "state.pt")
+    with pytest.raises(SettingsError, match="resume: .*state.pt is not of this run"):
+        ppo.train_ppo(tiny(inputs, out, num_episodes=8, resume=True), reward=WordReward())
+
+
+def test_a_disk_that_fills_stops_the_run_which_then_goes_on(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, calls = samples._save, []
+
+    def fills(pixels: np.ndarray, path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            path.write_bytes(b"half a")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(pixels, path)
+
+    whole, out = tmp_path / "whole" / "run", tmp_path / "parts" / "run"
+    ppo.train_ppo(tiny(inputs, whole), reward=WordReward())
+    monkeypatch.setattr(samples, "_save", fills)
+    with pytest.raises(SettingsError, match="out: .*samples cannot be written .No space left"):
+        ppo.train_ppo(tiny(inputs, out), reward=WordReward())
+    assert [row["step"] for row in rows_of(out)] == [1]
+    assert not list((out / "samples").glob("*.partial"))
+    ppo.train_ppo(tiny(inputs, out, resume=True), reward=WordReward())
+    assert saved(out) == saved(whole)
+    assert rows_of(out) == rows_of(whole)
 
 
 def test_the_probe_changes_nothing(inputs: Path, tmp_path: Path) -> None:
@@ -595,72 +825,3 @@ def test_the_command_line_refuses_bad_input(
     pytest.importorskip("open_clip")
     assert command.main(["ppo", *flags]) == 2
     assert told in capsys.readouterr().err
-
-
-class Painter:
-    """A renderer whose pictures are the brighter the longer the text; it cannot draw dogs."""
-
-    identity = "painter"
-    settings: Any = None
-
-    def generate(self, prompts: Any, seeds: Any, *, should_stop: Any = None) -> np.ndarray:
-        shades = [0 if "dog" in text else min(20 + 2 * len(text), 255) for text in prompts]
-        return np.stack([np.full((8, 8, 3), shade, dtype=np.uint8) for shade in shades])
-
-
-class Critic:
-    """A scorer that likes bright pictures and finds all of them relevant."""
-
-    identity = "critic"
-    relevance_knee, relevance_slope = 0.28, 20.0
-
-    def score(self, user_inputs: Any, pixels: np.ndarray) -> Any:
-        scorers = pytest.importorskip("promptadapt_core.scorers")
-        bright = torch.from_numpy(pixels.reshape(len(pixels), -1).mean(1)).float() / 25
-        return scorers.Scores(bright, torch.full((len(pixels),), 0.3))
-
-
-class Onlooker:
-    metrics = {"judge/brightness": "mean of the pictures, 0 to 255"}
-
-    def judge(self, user_inputs: Any, adapted_prompts: Any, batch: Any) -> dict[str, float]:
-        seen = [some.mean() for some in batch.pictures if some is not None]
-        return {"judge/brightness": float(np.mean(seen)) if seen else math.nan}
-
-
-def test_it_runs_on_pictures_and_shows_them_to_the_judge(inputs: Path, tmp_path: Path) -> None:
-    pytest.importorskip("open_clip")
-    from promptadapt_core.rewards import RewardSettings
-    from promptadapt_core.train.rendered_reward import RenderedReward
-
-    out = tmp_path / "run"
-    reward = RenderedReward(Painter(), Critic(), RewardSettings(), tmp_path / "baselines")  # type: ignore[arg-type]
-    result = ppo.train_ppo(tiny(inputs, out, num_episodes=24), reward=reward, judge=Onlooker())
-    assert result.status == "done"
-    rows = rows_of(out)
-    table = {*ppo.PPO_METRICS, *reward.metrics, *Onlooker.metrics, "step"}
-    assert {*rows[0]} == {name for name in table if not name.startswith("time/")}
-    assert sum(row["rollout/num_dropped"] for row in rows) == 4  # a dog, twice two candidates
-    assert all(row["reward/num_failed"] == row["rollout/num_dropped"] for row in rows)
-    assert rows[0]["reward/mean"] == pytest.approx(rows[0]["rollout/reward"], abs=1e-5)
-    assert rows[0]["judge/brightness"] > 20
-    assert (out / "samples" / "00001.png").stat().st_size > 0
-
-
-@pytest.mark.parametrize(
-    ("flags", "told"),
-    [
-        (["--renderer=nowhere"], "--renderer: expected lab or a folder, got 'nowhere'"),
-        (["--scorer=nowhere"], "--scorer: expected lab or a folder"),
-        (["--resume"], "--resume: there is no run in"),
-        (["--num-seeds=1", "--num-images=2"], "--num-seeds: expected 0 or at least"),
-    ],
-)
-def test_the_command_line_looks_at_names_before_it_loads(
-    inputs: Path, tmp_path: Path, flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("open_clip")
-    given = [f"--policy={inputs / 'policy'}", f"--user-inputs={inputs / 'inputs.txt'}"]
-    assert command.main(["ppo", *given, f"--out={tmp_path / 'run'}", *flags]) == 2
-    assert told in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()

@@ -1,7 +1,7 @@
 """The command line of the lab: `python -m promptadapt_core.lab render "a red house" --out x.png`.
 
     build    draws the pictures and trains every part from nothing, about three hours on 2 cores
-    render   writes pictures of a prompt
+    render   writes pictures of a text
     report   measures the lab, with pictures to look at
     export   writes the renderer as a checkpoint that ComfyUI opens
 
@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     build = commands.add_parser("build", help="train every part from nothing, or go on with it")
     add_flags(build, LabSettings)
     build.set_defaults(run=_build)
-    render = commands.add_parser("render", help="write pictures of a prompt")
-    render.add_argument("prompt", metavar="TEXT", help="what the picture shows; may be empty")
+    render = commands.add_parser("render", help="write pictures of a text")
+    render.add_argument("user_input", metavar="TEXT", help="what the picture shows; may be empty")
     add_flags(render, RenderSettings)
     render.set_defaults(run=_render)
     report = commands.add_parser("report", help="measure the lab, with pictures to look at")
@@ -67,7 +67,7 @@ def _render(options: argparse.Namespace) -> None:
     from .rendering import render_files
 
     with _about_weights():
-        written = render_files(options.prompt, settings, _say)
+        written = render_files(options.user_input, settings, _say)
     print("wrote " + ", ".join(map(str, written)))
 
 

@@ -22,6 +22,7 @@ from .autoencoder import decode, encode, load_autoencoder
 from .bundle import JUDGE_NAME, SCORER_NAME
 from .folders import WEIGHTS, renderer_folder
 from .judge import Judge
+from .measures import MEGABYTE
 
 if TYPE_CHECKING:
     from .settings import ReportSettings
@@ -30,11 +31,10 @@ Loaded = TypeVar("Loaded")
 
 NUMBERS_OF_STEPS = (1, 2, 4, 8, 16)
 TIMED_BATCHES = (1, 16)
-TIMED_PROMPT = "a red house by the sea, golden hour"
+TIMED_CAPTION = "a red house by the sea, golden hour"
 BATCH_SIZE = 32
 LEAST_SECONDS = 0.5  # of one timing
 SCORED = 256  # pictures in one timing of the scorer
-MEGABYTE = 2**20
 
 
 class Bench:
@@ -58,12 +58,12 @@ class Bench:
         """How many pictures will be rendered in all, for the progress."""
         self.num_expected, self.num_rendered = number, 0
 
-    def render(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        """One picture for each prompt."""
+    def render(self, texts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+        """One picture for each text."""
         parts = []
-        for start in range(0, len(prompts), BATCH_SIZE):
+        for start in range(0, len(texts), BATCH_SIZE):
             rows = slice(start, start + BATCH_SIZE)
-            parts.append(self.generator.generate(list(prompts[rows]), list(seeds[rows])))
+            parts.append(self.generator.generate(list(texts[rows]), list(seeds[rows])))
             self.num_rendered += len(parts[-1])
             if self.num_rendered <= self.num_expected:
                 self.report.step(self.num_rendered, self.num_expected, {})
@@ -102,7 +102,7 @@ class Bench:
         return {path.relative_to(self.weights).as_posix(): path.stat().st_size for path in paths}
 
     def speeds(self) -> dict[str, float]:
-        """What was timed: seconds to load, pictures per second, memory in MiB."""
+        """What was timed: seconds to load, pictures per second, memory in MB."""
         found = dict(self.timings)
         usual = self.generator.settings
         for number in NUMBERS_OF_STEPS:
@@ -116,7 +116,7 @@ class Bench:
         pixels = np.random.Generator(np.random.PCG64(0)).integers(
             256, size=(SCORED, 64, 64, 3), dtype=np.uint8
         )
-        texts = [TIMED_PROMPT] * SCORED
+        texts = [TIMED_CAPTION] * SCORED
         self.scorer.score(texts[:1], pixels[:1])
         self.judge.read(pixels[:1])
         found["pictures scored per second"] = per_second(
@@ -126,12 +126,11 @@ class Bench:
             lambda: len(self.judge.read(pixels).tastes)
         )
         if (peak := peak_memory()) is not None:
-            found["peak memory with everything loaded, MiB"] = peak
+            found["peak memory with everything loaded, MB"] = peak
         return found
 
     def _timed_render(self, number: int) -> int:
-        prompts = [TIMED_PROMPT] * number
-        return len(self.generator.generate(prompts, range(number)))
+        return len(self.generator.generate([TIMED_CAPTION] * number, range(number)))
 
 
 def load_bench(settings: ReportSettings, report: runs.Reporter) -> Bench:
@@ -149,8 +148,8 @@ def load_bench(settings: ReportSettings, report: runs.Reporter) -> Bench:
     folder = timed("put the pipeline folder in place", lambda: renderer_folder(weights))
     generator = timed("load the renderer", lambda: _load_generator(folder, device, settings))
     if (peak := peak_memory()) is not None:
-        generator.generate([TIMED_PROMPT], [0])
-        timings["peak memory of rendering one picture, MiB"] = peak_memory() or peak
+        generator.generate([TIMED_CAPTION], [0])
+        timings["peak memory of rendering one picture, MB"] = peak_memory() or peak
     scorer = timed(
         "load the scorer", lambda: OpenClipScorer.load(weights / SCORER_NAME, str(device))
     )
@@ -164,7 +163,7 @@ def _load_generator(
     folder: Path, device: torch.device, settings: ReportSettings
 ) -> DiffusersGenerator:
     chosen: dict[str, Any] = {
-        "num_steps": settings.steps, "guidance_scale": settings.guidance_scale
+        "num_steps": settings.num_steps, "guidance_scale": settings.guidance_scale
     }  # fmt: skip
     return DiffusersGenerator.load(folder, device=str(device), batch_size=BATCH_SIZE, **chosen)
 
@@ -178,7 +177,7 @@ def per_second(work: Callable[[], int]) -> float:
 
 
 def peak_memory() -> float | None:
-    """The most memory that this process has had so far, MiB; None where the system does not say."""
+    """The most memory that this process has had so far, MB; None where the system does not say."""
     try:
         import resource
     except ImportError:  # Windows

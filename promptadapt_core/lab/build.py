@@ -3,18 +3,22 @@
     python -m promptadapt_core.lab build --out builds/lab
 
 Every work is a folder of `--out` and goes on where it was stopped or killed; a finished part is
-skipped. On a CPU the same settings give the same weights, bit for bit, stopped in between or not.
+skipped. On one machine's CPU the same settings and number of threads give the same weights, bit
+for bit, stopped in between or not; more or fewer threads add numbers up in another order. Several
+processes may build different parts of one folder, each work is locked by the one that does it.
 At the end `weights/` holds the files that this package bundles, for `--weights` (see bundle.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 
 from .. import runs
@@ -72,14 +76,34 @@ def build(
     for work in works:
         if hasattr(report, "begin"):
             report.begin(work.name)
-        if doing.do(work.name) == "stopped":
-            return work.name
+        with alone(path, work.name):
+            if doing.do(work.name) == "stopped":
+                return work.name
     missing = [part for part in PARTS if not part_is_finished(settings, path, part)]
     if missing:
         report.say(f"still to build: {', '.join(missing)}")
     else:
-        finish(settings, path, device, report)
+        with alone(path, WEIGHTS_NAME):
+            finish(settings, path, device, report)
     return None
+
+
+@contextlib.contextmanager
+def alone(path: Path, name: str) -> Iterator[None]:
+    """SettingsError("out", ...) while another process does this work of the build in `path`. The
+    lock goes with its process, however that ends."""
+    lock = filelock.FileLock(path / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        reason = f"another process is at work on {path / name}; wait for it or choose another"
+        raise SettingsError("out", f"{reason} folder") from None
+    except OSError as error:
+        raise SettingsError("out", f"{path} cannot be written ({error.strerror})") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def planned(settings: LabSettings, parts: list[str]) -> list[Work]:
@@ -93,10 +117,10 @@ def planned(settings: LabSettings, parts: list[str]) -> list[Work]:
 def work_size(settings: LabSettings, name: str) -> int:
     """How many steps or pictures a work has; a work of none is left out."""
     if name == "judge-pictures":
-        return settings.judge_pictures
+        return settings.num_judge_pictures
     if name in ("pictures", "latents", "ratings", "embeddings"):
         return settings.num_pictures
-    return getattr(settings, f"{name.replace('-', '_')}_steps")
+    return getattr(settings, f"num_{name.replace('-', '_')}_steps")
 
 
 def part_is_finished(settings: LabSettings, path: Path, part: str) -> bool:
@@ -111,7 +135,7 @@ def finish(settings: LabSettings, path: Path, device: torch.device, report: runs
     out = path / WEIGHTS_NAME
     if not is_bundled(out, parts):
         report.say("putting the weights together")
-        write_bundle(out, parts, settings.calibration_pictures, settings.seed, device)
+        write_bundle(out, parts, settings.num_calibration_pictures, settings.seed, device)
     report.say(f"all parts are built: {out}")
 
 

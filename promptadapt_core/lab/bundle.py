@@ -32,16 +32,19 @@ def write_bundle(
     """Replace the folder `out` by the finished weights of the parts, by name as in PARTS.
 
     num_calibrated: how many plain user inputs are rendered to find the scorer's relevance knee.
-    SettingsError("out", ...) where the disk refuses; what was in `out` before is then whole.
+    SettingsError("out", ...) where the disk refuses or a part is broken; what was in `out` before
+    is then whole.
     """
     try:
         runs.replace_folder(out, lambda new: _fill(new, parts, num_calibrated, seed, device))
         runs.write_text(_note(out), json.dumps(_hashes(parts)) + "\n")
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:  # safetensors wraps what the disk says
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SettingsError(
-            "out", f"{out} cannot be written ({reason}); all parts are whole"
+            "out", f"{out} cannot be written ({reason}); what was saved before is whole"
         ) from None
+    except SettingsError as error:  # the file of a part is broken; a build has no flag for it
+        raise SettingsError("out", error.reason) from None
 
 
 def is_bundled(out: Path, parts: Mapping[str, Path]) -> bool:
@@ -67,14 +70,14 @@ def _calibrate(
     weights: Path, clip: Path, number: int, seed: int, device: torch.device
 ) -> tuple[float, float]:
     """(knee, slope) of the relevance term, from plain user inputs and their own renders."""
-    prompts = user_inputs(number, seed, held_out=False)
+    inputs = user_inputs(number, seed, held_out=False)
     # Windows does not remove files that are still mapped.
     with tempfile.TemporaryDirectory(dir=weights.parent, ignore_cleanup_errors=True) as folder:
         assemble(weights, Path(folder) / "pipeline")
         generator = DiffusersGenerator.load(Path(folder) / "pipeline", device=str(device))
-        pixels = generator.generate(prompts, range(number))
+        pixels = generator.generate(inputs, range(number))
     scorer = load_embedder(clip, device)
-    cosines = (scorer.embed_images(pixels) * scorer.embed_texts(prompts)).sum(dim=1)
+    cosines = (scorer.embed_images(pixels) * scorer.embed_texts(inputs)).sum(dim=1)
     return calibrate_relevance(cosines)
 
 

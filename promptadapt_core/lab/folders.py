@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from typing import Any
 
 import torch
 
-from ..images import RENDERER_NAME, quiet_libraries
+from ..images import RENDERER_NAME, quiet_libraries, recommended_settings
 from ..pipeline_files import INDEX_NAME, check_safetensors, hash_files, read_json, shard_names
 from ..settings import SettingsError
 from . import text_encoder
@@ -35,7 +36,8 @@ FORMAT = 1  # of the folder below; another one is put together anew
 TEXT_SEED = 0
 SHIFT = 3.0  # of the noise levels, as in Stable Diffusion 3
 MAX_SHARD_SIZE = "12MB"
-LEFTOVER_SECONDS = 3600.0
+FOLDER_NAME = re.compile(r"renderer-\d+-\d+-[0-9a-f]{16}(\..+)?")  # with an end: unfinished
+UNUSED_SECONDS = 3600.0  # after which a folder of other weights goes
 WHOLE_NAME = "whole.json"  # written last: every file and its size
 RECOMMENDED = {"num_steps": 8, "guidance_scale": 3.0, "size": 64, "even_sigmas": True}
 
@@ -49,7 +51,8 @@ def renderer_folder(weights: Path | str | None = None, cache: Path | str | None 
 
     weights: a folder with transformer/ and vae/, and renderer.json where it recommends other
     settings; None takes the bundled ones. cache: where to put it; None takes PROMPTADAPT_CACHE or
-    the user's cache folder. Several processes may ask at once. Raises SettingsError("weights",
+    the user's cache folder. Several processes may ask at once. When a folder is put there, those
+    of other weights that nobody has asked for within the hour go. Raises SettingsError("weights",
     ...) for missing or broken weights, SettingsError("cache", ...) where nothing can be written.
     """
     weights = Path(weights) if weights else WEIGHTS
@@ -66,14 +69,17 @@ def renderer_folder(weights: Path | str | None = None, cache: Path | str | None 
                 f"{place} cannot be written ({error.strerror or error}); name another folder in "
                 f"the environment variable {CACHE_VARIABLE}",
             ) from None
+    with contextlib.suppress(OSError):  # a cache that may only be read
+        os.utime(folder)
     return folder
 
 
 def _identity(weights: Path) -> str:
-    """16 hexadecimal digits of all that goes into the folder."""
-    recommended = weights / RENDERER_NAME
+    """16 hexadecimal digits of all that goes into the folder; the other parts of the lab in
+    `weights` do not count."""
+    path = weights / RENDERER_NAME
     texts = [hash_files(weights / part) for part in PARTS]
-    texts.append(recommended.read_text("utf-8", "replace") if recommended.is_file() else "")
+    texts.append(path.read_text("utf-8", "replace") if path.is_file() else "")
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
@@ -89,6 +95,12 @@ def cache_folder() -> Path:
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
     return base / "promptadapt"
+
+
+def recommended(weights: Path) -> dict[str, Any]:
+    """The ImageSettings that suit the weights."""
+    there = (weights / RENDERER_NAME).is_file()
+    return recommended_settings(weights) if there else RECOMMENDED
 
 
 def check_weights(weights: Path) -> None:
@@ -136,9 +148,7 @@ def assemble(weights: Path, folder: Path) -> None:
         _read_as_float32(folder / name / "config.json")
     for name in ("tokenizer", "tokenizer_2"):
         text_encoder.write_tokenizer(folder / name)
-    recommended = weights / RENDERER_NAME
-    settings = read_json(recommended) if recommended.is_file() else RECOMMENDED
-    _write_json(folder / RENDERER_NAME, settings)
+    _write_json(folder / RENDERER_NAME, recommended(weights))
     _write_json(folder / INDEX_NAME, pipeline_index(diffusers.__version__))
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
@@ -189,13 +199,12 @@ def is_whole(folder: Path) -> bool:
 
 def _put_in_place(folder: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a new folder and move it to `folder`. Another process that was faster is
-    fine; a broken folder in the way is moved out of it first."""
-    for left in folder.parent.glob(f"{folder.name}.*"):  # by a process that was killed
-        with contextlib.suppress(FileNotFoundError):  # its process has just finished
-            if time.time() - left.stat().st_mtime > LEFTOVER_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
+    fine; a broken folder in the way is moved out of it first, and so are those long unused."""
     new = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
+        for left in filter(_is_unused, folder.parent.iterdir()):
+            with contextlib.suppress(OSError):  # Windows does not move what is in use
+                os.replace(left, new / left.name)
         write(new / "new")
         if folder.exists() and not is_whole(folder):
             with contextlib.suppress(FileNotFoundError):  # another process has moved it
@@ -207,6 +216,15 @@ def _put_in_place(folder: Path, write: Callable[[Path], None]) -> None:
                 raise
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _is_unused(folder: Path) -> bool:
+    """Whether it is one that renderer_folder made, asked for or begun over an hour ago."""
+    try:
+        age = time.time() - folder.stat().st_mtime
+    except OSError:  # another process has just removed it
+        return False
+    return FOLDER_NAME.fullmatch(folder.name) is not None and age > UNUSED_SECONDS
 
 
 def _read_as_float32(config: Path) -> None:

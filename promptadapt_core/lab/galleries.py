@@ -18,7 +18,7 @@ from .vocabulary import COLOURS, EFFECTIVE, PLACES, RELATIONS, SUBJECTS
 if TYPE_CHECKING:
     from PIL import Image
 
-Render = Callable[[Sequence[str], Sequence[int]], np.ndarray]  # prompts, seeds -> (N, 64, 64, 3)
+Render = Callable[[Sequence[str], Sequence[int]], np.ndarray]  # texts, seeds -> (N, 64, 64, 3)
 COLOURS_SHOWN = ("red", "yellow", "blue", "white", "black")
 SEEDED = (
     "a red house by the sea, golden hour",
@@ -45,13 +45,13 @@ class Gallery:
 
 
 def galleries(render: Render, decoded: Callable[[np.ndarray], np.ndarray]) -> list[Gallery]:
-    """All sheets. render: pictures of prompts. decoded: pictures after the autoencoder."""
+    """All sheets. render: pictures of texts. decoded: pictures after the autoencoder."""
     return [
         drawn_and_rendered(render),
         modifiers_on_and_off(render),
         subjects_and_colours(render),
         places_and_relations(render),
-        same_prompt_other_seeds(render),
+        same_caption_other_seeds(render),
         autoencoded(decoded),
     ]
 
@@ -132,14 +132,14 @@ def places_and_relations(render: Render) -> Gallery:
     return Gallery("places", text, sheet(rows, names=names, scale=2))
 
 
-def same_prompt_other_seeds(render: Render, number: int = 8) -> Gallery:
+def same_caption_other_seeds(render: Render, number: int = 8) -> Gallery:
     """What only the seed changes."""
     rows = []
-    for prompt in SEEDED:
-        pictures = render([prompt] * number, range(number))
+    for caption in SEEDED:
+        pictures = render([caption] * number, range(number))
         cells = [Cell(picture, f"seed {seed}") for seed, picture in enumerate(pictures)]
-        rows.append([Cell(cells[0].pixels, prompt), *cells[1:]])
-    return Gallery("seeds", "The same prompt over eight seeds.", sheet(rows, scale=2))
+        rows.append([Cell(cells[0].pixels, caption), *cells[1:]])
+    return Gallery("seeds", "The same caption over eight seeds.", sheet(rows, scale=2))
 
 
 def autoencoded(decoded: Callable[[np.ndarray], np.ndarray], number: int = 10) -> Gallery:

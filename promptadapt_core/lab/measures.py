@@ -109,7 +109,7 @@ def modifier_measure(name: str, with_it: np.ndarray, without: np.ndarray) -> Mea
     """Balanced accuracy of the judge for one modifier: the mean of how often it finds it where it
     is and does not find it where it is not. The interval is a bootstrap over the pairs.
 
-    with_it, without: (K,) the judge's probability of the modifier, in pictures of the same prompts
+    with_it, without: (K,) the judge's probability of the modifier, in pictures of the same captions
     and seeds with it and without.
     """
     found, wrongly, surer = with_it > 0.5, without > 0.5, with_it > without
@@ -140,7 +140,7 @@ def modifiers_told(measures: Sequence[Measure]) -> Measure:
 def retrieval(texts: np.ndarray, images: np.ndarray, among: int = 100) -> np.ndarray:
     """Whether each caption finds its picture first among `among`; (N // among * among,) bool.
 
-    texts, images: (N, D) of unit length, row by row of the same prompt. The sets are rows 0 ..
+    texts, images: (N, D) of unit length, row by row of the same caption. The sets are rows 0 ..
     among - 1 and so on, so every picture is asked for once.
     """
     right = []

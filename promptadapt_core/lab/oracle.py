@@ -237,7 +237,7 @@ def _mean_rewards(
     if should_stop():
         return None
     pairs = [(text, compose(text, names)) for names in sets for text in user_inputs]
-    rewards = known([text for text, _ in pairs], [prompt for _, prompt in pairs])
+    rewards = known([text for text, _ in pairs], [adapted_prompt for _, adapted_prompt in pairs])
     number = len(user_inputs)
     return [math.fsum(rewards[i * number : (i + 1) * number]) / number for i in range(len(sets))]
 

@@ -1,4 +1,4 @@
-"""Pictures of a prompt, written to files: the command `render`."""
+"""Pictures of a text, written to files: the command `render`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 
 from .. import runs
-from ..clip_tokens import ClipTokenCounter
-from ..images import DiffusersGenerator
+from ..clip_tokens import ClipTokenCounter, count_clip_tokens
 from ..settings import MAX_INPUT_CHARACTERS, MAX_SEED, SettingsError
 from .drawing import SIZE
-from .folders import renderer_folder
+from .folders import WEIGHTS
 from .grids import enlarged
+from .plain_renderer import PlainRenderer
 from .settings import RenderSettings
 from .text_encoder import MAX_LENGTH, known_ids
 
@@ -24,29 +24,28 @@ MOST_SHOWN, LONGEST_SHOWN = 8, 30  # unknown words in a remark, and characters o
 
 
 def render_files(
-    prompt: str, settings: RenderSettings, say: Callable[[str], None] = lambda line: None
+    user_input: str, settings: RenderSettings, say: Callable[[str], None] = lambda line: None
 ) -> list[Path]:
-    """Render the prompt and write the pictures; returns the files, in the order of the seeds.
+    """Render the text and write the pictures; returns the files, in the order of the seeds.
 
     say: gets lines on what the user may want to know. Raises SettingsError for bad input, missing
     or broken weights and files that cannot be written.
     """
-    if len(prompt) > MAX_INPUT_CHARACTERS:
+    if len(user_input) > MAX_INPUT_CHARACTERS:
         raise SettingsError("user_input", f"expected at most {MAX_INPUT_CHARACTERS:,} characters")
     # A console may pass on halves of characters, which no tokenizer takes.
-    prompt = prompt.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    user_input = user_input.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     paths = output_paths(settings.out, settings.num_images)
-    for line in remarks(prompt, settings.size):
+    for line in remarks(user_input, settings.size):
         say(line)
-    generator = DiffusersGenerator.load(
-        renderer_folder(settings.weights or None), device=settings.device,
-        num_steps=settings.steps, guidance_scale=settings.guidance_scale, size=settings.size,
-        batch_size=BATCH_SIZE,
+    renderer = PlainRenderer(
+        Path(settings.weights) if settings.weights else WEIGHTS, settings.device,
+        num_steps=settings.num_steps, guidance_scale=settings.guidance_scale, size=settings.size,
     )  # fmt: skip
     seeds = [(settings.seed + number) % (MAX_SEED + 1) for number in range(len(paths))]
     for start in range(0, len(paths), BATCH_SIZE):
         batch = seeds[start : start + BATCH_SIZE]
-        pictures = generator.generate([prompt] * len(batch), batch)
+        pictures = renderer.generate([user_input] * len(batch), batch)
         for path, pixels in zip(paths[start : start + BATCH_SIZE], pictures, strict=True):
             _write(path, pixels, settings.scale)
     return paths
@@ -69,28 +68,28 @@ def output_paths(out: str, number: int) -> list[Path]:
     return paths
 
 
-def remarks(prompt: str, size: int) -> list[str]:
-    """What the user may not expect of this prompt and size."""
+def remarks(user_input: str, size: int) -> list[str]:
+    """What the user may not expect of this text and size."""
     lines = []
-    if not prompt.strip():
-        lines.append("the prompt is empty: the picture shows anything")
-    unknown = unknown_words(prompt)
+    if not user_input.strip():
+        lines.append("the text is empty: the picture shows anything")
+    unknown = unknown_words(user_input)
     if unknown:
         shown = [word[:LONGEST_SHOWN] for word in unknown[:MOST_SHOWN]]
         more = f" and {len(unknown) - MOST_SHOWN} more" if len(unknown) > MOST_SHOWN else ""
         lines.append(f"words that mean nothing in the lab: {', '.join(shown)}{more}")
     num_read = MAX_LENGTH - 2
-    if (number := ClipTokenCounter().count(prompt)) > num_read:
-        lines.append(f"the prompt has {number} tokens, of which the first {num_read} are read")
+    if (number := count_clip_tokens(user_input)) > num_read:
+        lines.append(f"the text has {number} tokens, of which the first {num_read} are read")
     if size != SIZE:
         lines.append(f"the renderer has learned {SIZE} pixels only, not {size}")
     return lines
 
 
-def unknown_words(prompt: str) -> list[str]:
+def unknown_words(user_input: str) -> list[str]:
     """The words none of whose tokens occurs in the lab's world, each once."""
     counter, known = ClipTokenCounter(), set(known_ids())
-    words = dict.fromkeys(word.strip(".,;:!?()[]{}\"'") for word in prompt.split())
+    words = dict.fromkeys(word.strip(".,;:!?()[]{}\"'") for word in user_input.split())
     return [word for word in words if word and known.isdisjoint(counter.encode(word))]
 
 

@@ -133,7 +133,7 @@ def content_measures(
 
 
 def modifier_measures(bench: Bench, seed: int, number: int) -> list[Measure]:
-    """For each effective modifier, `number` plain prompts rendered without and with it."""
+    """For each effective modifier, `number` plain captions rendered without and with it."""
     generator = random.Random(f"report modifiers {seed}")
     plain = [dataclasses.replace(sample_scene(generator), modifiers=()) for _ in range(number)]
     captions = [plain_caption(scene) for scene in plain]
@@ -141,8 +141,8 @@ def modifier_measures(bench: Bench, seed: int, number: int) -> list[Measure]:
     without = bench.judge.read(bench.render(captions, seeds))
     found = []
     for column, modifier in enumerate(EFFECTIVE):
-        prompts = [f"{caption}, {modifier.name}" for caption in captions]
-        with_it = bench.judge.read(bench.render(prompts, seeds))
+        longer = [f"{caption}, {modifier.name}" for caption in captions]
+        with_it = bench.judge.read(bench.render(longer, seeds))
         found.append(
             measures.modifier_measure(
                 modifier.name, with_it.modifiers[:, column], without.modifiers[:, column]
@@ -169,8 +169,7 @@ def retrieval_measure(bench: Bench, seed: int, number: int) -> Measure:
 def taste_measures(bench: Bench, seed: int, number: int) -> tuple[Measure, list[Measure]]:
     """The aesthetic head and the judge against the taste, on what simulated people wrote."""
     pairs = write_pairs(number, seed=seed + 1)
-    prompts = [pair.target for pair in pairs]
-    rendered = bench.render(prompts, row_seeds(seed, number))
+    rendered = bench.render([pair.target for pair in pairs], row_seeds(seed, number))
     rows = zip(pairs, rendered, strict=True)
     tastes = np.array([taste(pair.scene, pixels) for pair, pixels in rows])
     aesthetic = bench.aesthetic(rendered)
@@ -200,7 +199,7 @@ def report_page(found: dict[str, Any], sheets: Sequence[Gallery]) -> str:
         page.heading("What must hold"),
         _measure_table(found["acceptance"], targets=True),
         page.heading("Each modifier: does the judge tell it?"),
-        page.paragraph("Balanced accuracy; pictures of the same prompt and seed.", "note"),
+        page.paragraph("Balanced accuracy; pictures of the same caption and seed.", "note"),
         _measure_table(found["modifiers"], targets=True),
         page.heading("Also measured"),
         _measure_table(found["others"], targets=False),

@@ -37,11 +37,11 @@ class RewardFile:
         pairs = list(zip(user_inputs, adapted_prompts, strict=True))
         missing = [pair for pair in dict.fromkeys(pairs) if pair not in self.known]
         if missing:
-            rewards = self.reward([text for text, _ in missing], [prompt for _, prompt in missing])
+            rewards = self.reward(*map(list, zip(*missing, strict=True)))
             new = dict(zip(missing, map(float, rewards), strict=True))
-            for (_, prompt), reward in new.items():
+            for (_, adapted_prompt), reward in new.items():
                 if not math.isfinite(reward):
-                    raise ValueError(f"the reward of {prompt!r} is not finite: {reward}")
+                    raise ValueError(f"the reward of {adapted_prompt!r} is not finite: {reward}")
             self.num_rendered += len(new)
             self.known |= new
             self._append(new)
@@ -53,7 +53,7 @@ class RewardFile:
         try:
             content = self.path.read_bytes() if self.path.exists() else b""
             whole = content[: content.rfind(b"\n") + 1]  # without half a character at the end
-            # Not splitlines: a prompt may hold what Unicode calls an end of line.
+            # Not splitlines: a user input may hold what Unicode calls an end of line.
             lines = whole.decode("utf-8").split("\n")[:-1]
             if lines and json.loads(lines[0]) != header:
                 raise SettingsError(
@@ -77,8 +77,8 @@ class RewardFile:
         if self.path is None:
             return
         rows = [
-            {"user_input": text, "adapted_prompt": prompt, "reward": reward}
-            for (text, prompt), reward in new.items()
+            {"user_input": text, "adapted_prompt": adapted_prompt, "reward": reward}
+            for (text, adapted_prompt), reward in new.items()
         ]
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         try:

@@ -27,32 +27,32 @@ class LabSettings(Settings):
         0, "of the pictures, the first weights and every batch", low=0, high=MAX_SEED
     )
     num_pictures: int = setting(100_000, "pictures to draw and train on", low=64, high=5_000_000)
-    judge_pictures: int = setting(
+    num_judge_pictures: int = setting(
         40_000, "other pictures, which only the judge learns from", low=64, high=5_000_000
     )
-    vae_steps: int = setting(6_500, "optimizer steps of the autoencoder", low=1)
-    vae_decoder_steps: int = setting(
+    num_vae_steps: int = setting(6_500, "optimizer steps of the autoencoder", low=1)
+    num_vae_decoder_steps: int = setting(
         5_000, "optimizer steps that then sharpen its decoder alone; 0 is none", low=0
     )
-    vae_encoder_steps: int = setting(
+    num_vae_encoder_steps: int = setting(
         3_000, "optimizer steps of the encoder that is then published with it", low=1
     )
     vae_batch_size: int = setting(8, "pictures per step of the autoencoder", low=2, high=4096)
-    renderer_layers: int = setting(
+    num_renderer_layers: int = setting(
         3, "blocks of the renderer; its width is 64 times this", low=2, high=24
     )
-    renderer_steps: int = setting(7_000, "optimizer steps of the renderer", low=1)
+    num_renderer_steps: int = setting(7_000, "optimizer steps of the renderer", low=1)
     renderer_batch_size: int = setting(96, "pictures per step of the renderer", low=2, high=4096)
     renderer_lr: float = setting(2e-3, "peak learning rate of the renderer", low=0.0, high=1.0)
-    clip_steps: int = setting(4_200, "optimizer steps of the CLIP", low=1)
+    num_clip_steps: int = setting(4_200, "optimizer steps of the CLIP", low=1)
     clip_batch_size: int = setting(128, "pairs per step of the CLIP", low=4, high=4096)
-    aesthetic_steps: int = setting(3_000, "optimizer steps of the aesthetic head", low=1)
+    num_aesthetic_steps: int = setting(3_000, "optimizer steps of the aesthetic head", low=1)
     aesthetic_batch_size: int = setting(
         256, "ratings per step of the aesthetic head", low=4, high=65536
     )
-    judge_steps: int = setting(5_000, "optimizer steps of the judge", low=1)
+    num_judge_steps: int = setting(5_000, "optimizer steps of the judge", low=1)
     judge_batch_size: int = setting(64, "pictures per step of the judge", low=2, high=4096)
-    calibration_pictures: int = setting(
+    num_calibration_pictures: int = setting(
         512,
         "renders of plain user inputs from which the relevance knee is found",
         low=2,
@@ -62,7 +62,10 @@ class LabSettings(Settings):
         60.0, "seconds between resumable states", low=0.0, high=86_400.0
     )
     num_threads: int = setting(
-        0, "threads of a build on the CPU; 0 leaves it to torch", low=0, high=1024
+        0,
+        "threads of a build on the CPU; another number rounds differently; 0 leaves it to torch",
+        low=0,
+        high=1024,
     )
 
     def __post_init__(self) -> None:
@@ -73,14 +76,14 @@ class LabSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class RenderSettings(Settings):
-    """How one prompt becomes picture files. The sizes are those of the renderer's latents."""
+    """How one text becomes picture files. The sizes are those of the renderer's latents."""
 
     out: str = setting(
         "picture.png", "the file to write; more pictures are NAME-2, NAME-3, ...", metavar="FILE"
     )
     seed: int = setting(0, "of the first picture; the next have the next", low=0, high=MAX_SEED)
     num_images: int = setting(1, "pictures to render", low=1, high=1024)
-    steps: int | None = setting(
+    num_steps: int | None = setting(
         None, "sampling steps; more is finer [default: the renderer's own]", low=1, high=1000
     )
     guidance_scale: float | None = setting(
@@ -118,7 +121,7 @@ class ReportSettings(Settings):
         1000, "pictures behind each measure; few give a quick look", low=20, high=100_000
     )
     seed: int = setting(0, "of the scenes and the renders", low=0, high=MAX_SEED)
-    steps: int | None = setting(
+    num_steps: int | None = setting(
         None, "sampling steps of the renders [default: the renderer's own]", low=1, high=1000
     )
     guidance_scale: float | None = setting(

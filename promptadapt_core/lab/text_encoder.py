@@ -45,7 +45,7 @@ def known_ids() -> tuple[int, ...]:
 
 
 class TextFeatures:
-    """The two features of prompts, straight from the rows: what the renderer trains on."""
+    """The two features of texts, straight from the rows: what the renderer trains on."""
 
     def __init__(self, seed: int = 0):
         ids = known_ids()

@@ -54,7 +54,7 @@ class Works:
             )
         if name == "judge-pictures":
             return write_pictures(
-                self.path / name, settings.judge_pictures, self.judge_seed, **self.watch
+                self.path / name, settings.num_judge_pictures, self.judge_seed, **self.watch
             )
         if name == "ratings":
             return self._fill(name, self._rate, {"seed": settings.seed})
@@ -79,12 +79,12 @@ class Works:
         settings = self.settings
         part = name.split("-")[0]
         common: dict[str, Any] = {
-            "num_steps": getattr(settings, f"{name.replace('-', '_')}_steps"),
+            "num_steps": getattr(settings, f"num_{name.replace('-', '_')}_steps"),
             "batch_size": getattr(settings, f"{part}_batch_size"),
             "seed": self.judge_seed if name == "judge" else settings.seed,
             "device": self.device,
             "num_valid": num_valid(
-                settings.judge_pictures if name == "judge" else settings.num_pictures
+                settings.num_judge_pictures if name == "judge" else settings.num_pictures
             ),
         }
         return getattr(self, f"_{name.replace('-', '_')}")(common)
@@ -103,7 +103,7 @@ class Works:
     def _renderer(self, common: dict[str, Any]) -> Stage:
         latents = torch.from_numpy(read_rows(self._rows("latents")))
         labels = read_rows(self.path / "pictures" / LABELS_NAME, mapped=True)
-        layers, lr = self.settings.renderer_layers, self.settings.renderer_lr
+        layers, lr = self.settings.num_renderer_layers, self.settings.renderer_lr
         return RendererStage(latents, labels, self.scenes, num_layers=layers, lr=lr, **common)
 
     def _clip(self, common: dict[str, Any]) -> Stage:
@@ -115,7 +115,7 @@ class Works:
 
     def _judge(self, common: dict[str, Any]) -> Stage:
         pictures = read_rows(self.path / "judge-pictures" / PICTURES_NAME, mapped=True)
-        scenes = read_scenes(self.judge_seed, self.settings.judge_pictures)
+        scenes = read_scenes(self.judge_seed, self.settings.num_judge_pictures)
         return JudgeStage(pictures, scenes, **common)
 
     def _rate(self, start: int, end: int) -> np.ndarray:
@@ -149,7 +149,7 @@ class Works:
 
     def _trainee(self) -> Trainee:
         """The autoencoder in training, with its sharpest decoder."""
-        name = "vae-decoder" if self.settings.vae_decoder_steps else "vae"
+        name = "vae-decoder" if self.settings.num_vae_decoder_steps else "vae"
         return load_trainee(self._weights(name))
 
     def _weights(self, name: str) -> Path:

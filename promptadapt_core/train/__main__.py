@@ -10,9 +10,10 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from pathlib import Path
 
+from ..alarms import AlarmSettings
 from ..command_line import Parser, interruptible, keep_freed_memory, run, write_utf8
+from ..reward_settings import RewardSettings
 from ..settings import SftSettings, add_flags, given
 from .ppo_settings import PpoSettings
 
@@ -27,11 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     add_flags(sft, SftSettings)
     sft.set_defaults(run=_sft)
     ppo = trainers.add_parser("ppo", help="reinforcement learning from pictures")
-    add_flags(ppo, PpoSettings)
-    if arguments[:1] == ["ppo"]:  # the reward's settings come with torch
-        from ..rewards import RewardSettings
-
-        add_flags(ppo, RewardSettings)
+    for cls in (PpoSettings, RewardSettings, AlarmSettings):
+        add_flags(ppo, cls)
     ppo.set_defaults(run=_ppo)
     options = parser.parse_args(arguments)
     return run(parser.prog, lambda: options.run(options), extra="train")
@@ -61,22 +59,23 @@ def _sft(options: argparse.Namespace) -> int:
 
 def _ppo(options: argparse.Namespace) -> int:
     settings = PpoSettings(**given(PpoSettings, options))
-    from ..rewards import RewardSettings
+    reward_settings = RewardSettings(**given(RewardSettings, options))
+    alarms = AlarmSettings(**given(AlarmSettings, options))
     from ..runs import Progress
     from .ppo import train_ppo
-    from .rendered_reward import RenderedReward, check_names, load_renderer, load_scorer
+    from .rendered_reward import load_parts
 
-    reward_settings = RewardSettings(**given(RewardSettings, options))
-    check_names(settings)
     keep_freed_memory()
-    reward = RenderedReward(
-        load_renderer(settings.renderer, settings.device),
-        load_scorer(settings.scorer, settings.device),
-        reward_settings,
-        Path(settings.out) / "baselines",
-    )
+    reward, judge = load_parts(settings, reward_settings)
     with interruptible() as should_stop:
-        result = train_ppo(settings, reward=reward, report=Progress(), should_stop=should_stop)
+        result = train_ppo(
+            settings,
+            reward=reward,
+            judge=judge,
+            alarms=alarms,
+            report=Progress(),
+            should_stop=should_stop,
+        )
     if result.status == "stopped":
         print(
             f"stopped after iteration {result.iteration} of {result.num_iterations} and saved; "

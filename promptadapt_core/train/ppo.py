@@ -23,51 +23,44 @@ In the lab, and with a diffusers pipeline:
 A run that was stopped or killed goes on with the same command and --resume; on a CPU its weights
 equal those of a run that was never stopped, bit for bit: everything that is drawn comes from the
 seed and the number of the iteration. The folder then holds config.json, metrics.jsonl (defined in
-ppo_metrics.py), best/ (float16, what `adapt --policy` reads), last/ (float32), samples/,
-alarms.jsonl and state.pt.
+ppo_metrics.py) and the same in tensorboard/, best/ (float16, what `adapt --policy` reads), last/
+(float32), samples/, baselines/, alarms.jsonl and state.pt.
+
+Runs on the same user inputs, renderer and scorer save time by a common --baselines folder. Runs at
+the same time then share scores that others rendered in other batches, which may differ in the last
+digits: their weights are no longer a matter of their own settings alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
 
 from .. import runs
-from ..alarms import Watch, added_text
+from ..alarms import AlarmSettings
 from ..decoding import Stopped
+from ..judging import Judge, mean_metrics
 from ..objectives import AdaptiveKl
 from ..rollouts import RewardBatch, RewardFunction, Rollout, estimated, sample_rollout
 from ..settings import SettingsError
-from .ppo_metrics import PPO_METRICS, rollout_metrics
+from .ppo_metrics import rollout_metrics
 from .ppo_plan import make_plan
 from .ppo_preparing import Prepared, prepare, weights_hash
+from .ppo_record import Record
 from .ppo_settings import PpoSettings
 from .ppo_update import minibatches_of, update
-from .samples import FOLDER_NAME, write_samples
 from .seeds import generator_of
 from .user_inputs import places_of
 
 STATE_FORMAT = 1
 BEST_WINDOW = 5  # iterations that the best reward is a mean of
-ALARMS_NAME = "alarms.jsonl"
-
-
-class Judge(Protocol):
-    """A held-out model that looks at the candidates and is never part of the reward. metrics: its
-    keys, `judge/name`, and their definitions."""
-
-    metrics: Mapping[str, str]
-
-    def judge(
-        self, user_inputs: Sequence[str], adapted_prompts: Sequence[str], batch: Any
-    ) -> Mapping[str, float]:
-        """Metrics of a rollout; batch.pictures are its candidates' pictures."""
+MOST_EMPTY = 3  # iterations without any reward, one after the other, that end a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,24 +80,26 @@ def train_ppo(
     *,
     reward: RewardFunction,
     judge: Judge | None = None,
+    alarms: AlarmSettings | None = None,
     report: runs.Reporter | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> PpoResult:
     """Train as the settings say; the run folder is settings.out.
 
-    should_stop: asked between tokens, between pictures and after every iteration; an iteration
-    that is broken off is done anew by a resumed run. Raises SettingsError for bad input, a full
-    disk, a loss that is not finite, a KL above max_ref_kl and completions shorter than
-    min_mean_tokens; what was saved before stays whole.
+    judge: looks at the pictures and takes no part in the reward. should_stop: asked between
+    tokens, between pictures and after every iteration; an iteration that is broken off is done
+    anew by a resumed run. Raises SettingsError for bad input, a full disk, a loss that is not
+    finite, a KL above max_ref_kl, completions shorter than min_mean_tokens and a reward function
+    that fails for all candidates again and again; what was saved before stays whole.
     """
     report = report or runs.Silent()
     should_stop = should_stop or (lambda: False)
-    prepared = prepare(settings, reward, report)
-    trainer = PpoTrainer(prepared, reward, judge, report)
+    prepared = prepare(settings, reward, report, judge)
+    trainer = PpoTrainer(prepared, reward, judge, report, alarms)
     try:
         return trainer.run(should_stop)
     finally:
-        trainer.metrics.close()
+        trainer.record.close()
 
 
 class PpoTrainer:
@@ -116,6 +111,7 @@ class PpoTrainer:
         reward: RewardFunction,
         judge: Judge | None,
         report: runs.Reporter,
+        alarms: AlarmSettings | None = None,
     ):
         self.prepared, self.settings = prepared, prepared.settings
         self.learner, self.ref_model = prepared.learner, prepared.ref_model
@@ -125,21 +121,16 @@ class PpoTrainer:
         self.ref_hash = weights_hash(self.ref_model)
         settings = self.settings
         self.kl = AdaptiveKl(settings.kl_coef, settings.kl_target, settings.kl_horizon)
-        self.watch = _watch(reward, judge)
+        self.record = Record(settings, reward, judge, alarms, report)
         self.progress: dict[str, Any] = {
-            "iteration": 0, "episodes": 0, "images": 0, "seconds": 0.0,
-            "recent_rewards": [], "best_window": 0, "best_reward": -torch.inf, "alarms": [],
+            "iteration": 0, "episodes": 0, "images": 0, "seconds": 0.0, "num_empty": 0,
+            "recent_rewards": [], "best_window": 0, "best_reward": -torch.inf,
         }  # fmt: skip
+        self.saving_seconds = 0.0  # of the state after the last iteration
         self._load_state()
-        path, iteration = self.run_folder.path, self.progress["iteration"]
-        runs.finish_replacing(path / "best")
-        runs.finish_replacing(path / "last")
-        writer = None
-        if settings.tensorboard:
-            writer = runs.tensorboard_writer(path / "tensorboard", iteration + 1)
-        table = {**PPO_METRICS, **reward.metrics, **(judge.metrics if judge else {})}
-        self.metrics = runs.Metrics(path / runs.METRICS_NAME, table, writer)
-        self.metrics.keep_until(iteration)
+        runs.finish_replacing(self.run_folder.path / "best")
+        runs.finish_replacing(self.run_folder.path / "last")
+        self.record.open(self.progress["iteration"])
 
     def run(self, should_stop: Callable[[], bool]) -> PpoResult:
         """Train to the end, or until asked to stop."""
@@ -156,7 +147,9 @@ class PpoTrainer:
             stopped = should_stop()
             last = progress["iteration"] == self.num_iterations
             if stopped or last or progress["iteration"] % self.settings.checkpoint_every == 0:
+                began = time.monotonic()
                 self._save_state()
+                self.saving_seconds = time.monotonic() - began
             self.report.step(progress["iteration"], self.num_iterations, row)
         assert weights_hash(self.ref_model) == self.ref_hash, "the reference policy has changed"
         policy = self.prepared.adapter.policy
@@ -176,7 +169,10 @@ class PpoTrainer:
             plan = make_plan(self.prepared, self.reward, self.progress["iteration"], should_stop)
         except Stopped:
             return False
-        for sentence in plan.sentences():
+        sentences = [*plan.sentences(), *getattr(self.reward, "sentences", list)()]
+        if self.judge is not None:
+            sentences.append(f"judged, with no part in the reward: {', '.join(self.judge.metrics)}")
+        for sentence in sentences:
             self.report.say(sentence)
         return not should_stop()
 
@@ -184,29 +180,35 @@ class PpoTrainer:
         """One rollout and its updates; the row of metrics, written."""
         iteration = self.progress["iteration"]
         times = [time.monotonic()]
-        sampled, drawn = self._sample(iteration, should_stop)
+        sampled, row = self._sample(iteration, should_stop)
         times.append(time.monotonic())
         batch = self._reward(sampled, iteration, should_stop)
+        times.append(time.monotonic())
+        judged = self._judge(sampled, batch)
+        self.record.write_samples(iteration + 1, sampled, batch, judged)
+        times.append(time.monotonic())
         rollout = sampled.rewarded(batch)
-        if not len(rollout):
-            raise SettingsError(
-                "renderer", f"no candidate of iteration {iteration + 1} has a reward"
-            )
+        if len(rollout):
+            self.progress["num_empty"] = 0
+            rollout = self._estimate(rollout, iteration)
+            times.append(time.monotonic())
+            kl_coef = self.kl.kl_coef
+            row |= rollout_metrics(sampled, rollout, kl_coef) | self.reward.describe(batch)
+            row |= mean_metrics(judged)
+            self._guard(row, iteration)
+            self._keep_best(row["rollout/reward"])
+            row |= update(self.learner, rollout, kl_coef, iteration)
+            if self.settings.kl_target:
+                self.kl.update(row["kl/ref_kl"], len(rollout))
+        else:
+            row |= self._nothing_rewarded(len(sampled), iteration)
+            times.append(times[-1])
         times.append(time.monotonic())
-        rollout = self._estimate(rollout, iteration)
-        times.append(time.monotonic())
-        kl_coef = self.kl.kl_coef
-        row = drawn | self._described(sampled, rollout, batch, kl_coef)
-        self._guard(row, iteration)
-        self._keep_best(row["rollout/reward"])
-        row |= update(self.learner, rollout, kl_coef, iteration)
-        row.pop("policy/stepped")
-        times.append(time.monotonic())
-        if self.settings.kl_target:
-            self.kl.update(row["kl/ref_kl"], len(rollout))
         self._advance(row, sampled, times)
-        self._alarm(row, rollout)
-        self._write_row(row)
+        if len(rollout):
+            self.record.add_alarms(iteration + 1, row, rollout)
+        row["train/num_alarms"] = float(len(self.record.alarms))
+        self.record.write_row(iteration + 1, row)
         return row
 
     def _sample(
@@ -239,17 +241,32 @@ class PpoTrainer:
     def _reward(
         self, rollout: Rollout, iteration: int, should_stop: Callable[[], bool]
     ) -> RewardBatch:
-        """The rewards of all candidates; samples are written where they are due."""
-        every, number = self.settings.samples_every, iteration + 1
-        due = bool(every) and (iteration == 0 or number % every == 0)
-        keep = due or self.judge is not None
+        """The rewards of all candidates; those left out are told of."""
+        keep = self.judge is not None or self.record.are_samples_due(iteration + 1)
         batch = self.reward.reward(
             rollout.user_inputs, rollout.adapted_prompts, rollout.image_seeds, should_stop, keep
         )
-        if due:
-            folder = self.run_folder.path / FOLDER_NAME
-            write_samples(folder, number, rollout, batch, self.settings.num_samples)
+        self.record.tell_failures(iteration + 1, batch)
         return batch
+
+    def _judge(self, sampled: Rollout, batch: RewardBatch) -> dict[str, np.ndarray]:
+        """What the judge says of each candidate; {} without one."""
+        if self.judge is None:
+            return {}
+        pictures = getattr(batch, "pictures", None) or [None] * len(sampled)
+        return self.judge.judge_each(sampled.user_inputs, sampled.adapted_prompts, pictures)
+
+    def _nothing_rewarded(self, num_sampled: int, iteration: int) -> dict[str, float]:
+        """The row of an iteration from which nothing can be learned. SettingsError when there were
+        too many of them in a row."""
+        self.progress["num_empty"] += 1
+        if self.progress["num_empty"] >= MOST_EMPTY:
+            raise SettingsError(
+                "renderer",
+                f"no candidate of the last {MOST_EMPTY} iterations, up to {iteration + 1}, has a "
+                "reward; what was saved before is whole",
+            )
+        return {"rollout/num_candidates": 0.0, "rollout/num_dropped": float(num_sampled)}
 
     def _estimate(self, rollout: Rollout, iteration: int) -> Rollout:
         """In the micro-batches of the first epoch, so that its first ratio is exactly 1."""
@@ -264,15 +281,6 @@ class PpoTrainer:
             device=self.learner.device,
             whole_logits=self.learner.whole_logits,
         )
-
-    def _described(
-        self, sampled: Rollout, rollout: Rollout, batch: RewardBatch, kl_coef: float
-    ) -> dict[str, float]:
-        """What a rollout, its reward function and the judge say of it."""
-        row = {**rollout_metrics(sampled, rollout, kl_coef), **self.reward.describe(batch)}
-        if self.judge is not None:
-            row |= self.judge.judge(sampled.user_inputs, sampled.adapted_prompts, batch)
-        return row
 
     def _guard(self, row: Mapping[str, float], iteration: int) -> None:
         """Stop a run that has gone astray before it learns from what it wrote."""
@@ -313,6 +321,8 @@ class PpoTrainer:
         progress["iteration"] += 1
         progress["episodes"] += len(sampled)
         progress["images"] += sum(map(len, sampled.image_seeds))
+        parts.append(self.saving_seconds)
+        self.saving_seconds = 0.0
         progress["seconds"] += sum(parts)
         row |= {
             "train/episodes": progress["episodes"],
@@ -321,36 +331,17 @@ class PpoTrainer:
             "time/hours": progress["seconds"] / 3600,
             "time/outside_reward_share": 1.0 - parts[1] / max(sum(parts), 1e-9),
         }
-        names = ("sampling", "reward", "estimate", "update")
+        names = ("sampling", "reward", "judge", "estimate", "update", "saving")
         row |= {f"time/{name}_seconds": part for name, part in zip(names, parts, strict=True)}
-
-    def _alarm(self, row: dict[str, float], rollout: Rollout) -> None:
-        """Say what looks like a reward that is being gamed, and write it down."""
-        step, alarms = self.progress["iteration"], self.progress["alarms"]
-        additions = list(map(added_text, rollout.user_inputs, rollout.adapted_prompts))
-        for alarm in self.watch.add(step, row, additions):
-            self.report.say(f"alarm ({alarm.name}): {alarm.sentence}")
-            alarms.append(dataclasses.asdict(alarm))
-        row["train/num_alarms"] = len(alarms)
-
-    def _write_row(self, row: dict[str, float]) -> None:
-        path = self.run_folder.path
-        try:
-            self.metrics.write(self.progress["iteration"], row)
-            lines = [json.dumps(alarm, ensure_ascii=False) for alarm in self.progress["alarms"]]
-            if lines:
-                runs.write_text(path / ALARMS_NAME, "\n".join(lines) + "\n")
-        except OSError as error:
-            raise SettingsError("out", f"{path} cannot be written ({error.strerror})") from None
 
     def _save_state(self) -> None:
         learner = self.learner
         self.run_folder.save_state(
             {
                 "format": STATE_FORMAT,
-                "progress": self.progress,
+                "progress": {**self.progress, "alarms": self.record.alarms},
                 "kl_coef": self.kl.kl_coef,
-                "watch": self.watch.state(),
+                "watch": self.record.watch.state(),
                 "policy": learner.model.state_dict(),
                 "value": learner.value_network.state_dict(),
                 "optimizer": learner.optimizer.state_dict(),
@@ -363,20 +354,15 @@ class PpoTrainer:
             return
         if state.get("format") != STATE_FORMAT:
             raise SettingsError("resume", "the saved state is of another version of promptadapt")
-        self.learner.model.load_state_dict(state["policy"])
-        self.learner.value_network.load_state_dict(state["value"])
-        self.learner.optimizer.load_state_dict(state["optimizer"])
-        self.kl.kl_coef = state["kl_coef"]
-        self.watch.load_state(state["watch"])
-        self.progress.update(state["progress"])
-
-
-def _watch(reward: RewardFunction, judge: Judge | None) -> Watch:
-    """Alarms on every term's weighted mean, on the judge and on the length."""
-    terms = [
-        name
-        for name in reward.metrics
-        if name.endswith("_mean") and not name.endswith("_raw_mean") and name != "reward/mean"
-    ]
-    judges = list(judge.metrics) if judge else []
-    return Watch(terms=terms, judges=judges, length="rollout/num_tokens")
+        try:
+            self.learner.model.load_state_dict(state["policy"])
+            self.learner.value_network.load_state_dict(state["value"])
+            self.learner.optimizer.load_state_dict(state["optimizer"])
+            self.kl.kl_coef = state["kl_coef"]
+            self.record.watch.load_state(state["watch"])
+            self.progress.update(state["progress"])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            path = self.run_folder.path / runs.STATE_NAME
+            raise SettingsError("resume", f"{path} is not of this run: {reason}") from None
+        self.record.alarms = list(self.progress.pop("alarms"))

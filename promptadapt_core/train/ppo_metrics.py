@@ -47,8 +47,10 @@ PPO_METRICS: dict[str, str] = {
     "time/hours": "wall time of training so far, over all resumed parts",
     "time/sampling_seconds": "sampling the completions and making adapted prompts of them",
     "time/reward_seconds": "inside the reward function: renderer and scorer",
+    "time/judge_seconds": "the judge, and writing samples",
     "time/estimate_seconds": "log-probs and values of the rollout",
-    "time/update_seconds": "the updates",
+    "time/update_seconds": "the updates, and saving best/",
+    "time/saving_seconds": "saving the resumable state after the iteration before",
     "time/outside_reward_share": "share of this iteration's wall time outside the reward function",
 }
 

@@ -11,12 +11,14 @@ import torch
 
 from .. import runs
 from ..rollouts import RewardFunction, estimated, sample_rollout
+from ..settings import SettingsError
 from .ppo_preparing import Prepared
 from .ppo_update import gradients
 from .seeds import generator_of
 
 PROBED_CANDIDATES = 32  # sampled, and updated on
 PROBED_REWARDS = 4  # rendered and scored, twice: without and with kept plain pictures
+MOST_PASSES = 10_000  # over the user inputs, of which the seeds are counted
 ADAM_BYTES = 8  # of the two moments of a float32 weight
 
 
@@ -54,16 +56,24 @@ def make_plan(
     settings = prepared.settings
     num_iterations = settings.num_iterations - num_done
     num_episodes = num_iterations * settings.rollout_size
-    num_inputs = min(len(prepared.works), num_episodes // settings.group_size)
-    num_images = len(reward.seeds_of(prepared.works[0].typed.user_input))
+    num_met = num_episodes // settings.group_size  # user inputs, as often as they come
+    num_inputs = min(len(prepared.works), num_met)
+    some_input = prepared.works[0].typed.user_input
+    num_images = len(reward.seeds_of(some_input))
+    passes = min(-(-num_met // len(prepared.works)), MOST_PASSES)
+    num_seeds = len(
+        {seed for visit in range(passes) for seed in reward.seeds_of(some_input, visit)}
+    )
     policy_seconds = _probe_policy(prepared, should_stop)
     own_seconds, plain_seconds = _probe_reward(prepared, reward, should_stop)
+    num_plain = min(num_inputs * num_seeds, num_met * num_images)
+    seconds = num_episodes * (policy_seconds + own_seconds) + num_plain / num_images * plain_seconds
     return Plan(
         num_iterations,
         num_episodes,
         num_episodes * num_images,
-        num_inputs * num_images,
-        num_episodes * (policy_seconds + own_seconds) + num_inputs * plain_seconds,
+        num_plain,
+        seconds,
         _memory(prepared),
     )
 
@@ -106,7 +116,8 @@ def _probe_policy(prepared: Prepared, should_stop: Callable[[], bool] | None) ->
 def _probe_reward(
     prepared: Prepared, reward: RewardFunction, should_stop: Callable[[], bool] | None
 ) -> tuple[float, float]:
-    """Seconds per candidate, and per plain user input that is met for the first time."""
+    """Seconds per candidate, and per plain user input that is met for the first time.
+    SettingsError where not one of a few can be rendered and scored."""
     works = prepared.works[: min(PROBED_REWARDS, prepared.settings.rollout_size)]
     user_inputs = [work.typed.user_input for work in works]
     adapted_prompts = [f"{text}, detailed" for text in user_inputs]
@@ -114,8 +125,12 @@ def _probe_reward(
     seconds = []
     for _ in range(2):
         began = time.monotonic()
-        reward.reward(user_inputs, adapted_prompts, seeds, should_stop)
+        batch = reward.reward(user_inputs, adapted_prompts, seeds, should_stop)
         seconds.append((time.monotonic() - began) / len(works))
+        if not bool(batch.ok.any()):
+            why = next(iter(getattr(batch, "failures", ())), "no reason is known")
+            reason = f"none of the first {len(works)} user inputs gets a reward; the first: {why}"
+            raise SettingsError("renderer", reason)
     return seconds[1], max(seconds[0] - seconds[1], 0.0)
 
 

@@ -16,20 +16,23 @@ from ..adapter import PromptAdapter, Work
 from ..checkpoints import file_identity
 from ..decoding import context_length
 from ..devices import pick_device
+from ..judging import Judge
 from ..policies import resolve_policy, weight_files
 from ..policy import Policy
 from ..rollouts import RewardFunction, needs_whole_logits, readable, sample_rollout, token_batch
 from ..settings import AdaptSettings, SettingsError, flag
 from .batches import file_sha256
-from .ppo_settings import PpoSettings
+from .ppo_settings import PICTURE_SETTINGS, PpoSettings
 from .ppo_update import Learner, make_optimizer
 from .seeds import generator_of
 from .sft import fused_works
 from .user_inputs import read_user_inputs
 from .value import ValueNetwork
 
-# A resumed run may change these: they do not touch the weights, or are compared by content.
-FREE_SETTINGS = {"resume", "out", "tensorboard", "checkpoint_every", "samples_every", "num_samples"}
+# A resumed run may change these: they do not touch the weights,
+FREE_SETTINGS = {"resume", "out", "tensorboard", "checkpoint_every", "samples_every", "num_samples",
+                 "judge"}  # fmt: skip
+# or are compared by what they stand for, like PICTURE_SETTINGS in the identity of the reward.
 FILE_SETTINGS = {"policy", "user_inputs", "renderer", "scorer"}
 
 
@@ -47,7 +50,12 @@ class Prepared:
     ref_model: Any
 
 
-def prepare(settings: PpoSettings, reward: RewardFunction, report: runs.Reporter) -> Prepared:
+def prepare(
+    settings: PpoSettings,
+    reward: RewardFunction,
+    report: runs.Reporter,
+    judge: Judge | None = None,
+) -> Prepared:
     """Read and check all inputs, make or open the run folder, build the networks.
 
     SettingsError for bad input, before anything is written, and for a run to resume that was begun
@@ -59,7 +67,7 @@ def prepare(settings: PpoSettings, reward: RewardFunction, report: runs.Reporter
         raise SettingsError("policy", "expected the folder or the name of an SFT policy")
     folder = resolve_policy(settings.policy)
     run_folder = runs.RunFolder(settings.out, settings.resume)
-    config = _config(settings, folder, reward, device)
+    config = _config(settings, folder, reward, judge, device)
     begun = run_folder.config()
     if begun is not None:
         _check_same(begun, config, run_folder.path, report)
@@ -153,21 +161,39 @@ def _needs_whole_logits(
     return needs_whole_logits(adapter.policy.model, token_batch(rollout, [0], device))
 
 
+def reward_config(reward: RewardFunction) -> dict[str, dict[str, Any]]:
+    """What a reward function tells of itself: settings by parts, {} where it tells nothing."""
+    return dict(getattr(reward, "config", {}))
+
+
+def _policy_files(folder: Path) -> list[Path]:
+    """The weights, and what makes texts of them: tokenizer, template, configuration."""
+    others = sorted(path for kind in ("*.json", "*.txt") for path in folder.glob(kind))
+    weights = weight_files(folder)
+    return [*weights, *(path for path in others if path not in weights)]
+
+
 def _config(
-    settings: PpoSettings, folder: Path, reward: RewardFunction, device: torch.device
+    settings: PpoSettings,
+    folder: Path,
+    reward: RewardFunction,
+    judge: Judge | None,
+    device: torch.device,
 ) -> dict[str, Any]:
-    """What config.json says of a run: settings, data, machine, versions."""
+    """What config.json says of a run: settings, data, reward, judge, machine, versions."""
     import transformers
 
-    free = FREE_SETTINGS
+    kept = dataclasses.asdict(settings)
     return {
         "trainer": "ppo",
-        "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k not in free},
+        "settings": {name: kept[name] for name in kept if name not in FREE_SETTINGS},
         "data": {
-            "policy": file_identity(weight_files(folder)),
+            "policy": file_identity(_policy_files(folder)),
             "user_inputs": file_sha256(settings.user_inputs),
             "reward": reward.identity,
         },
+        "reward": reward_config(reward),
+        "judge": judge.identity if judge else "",
         "machine": {"device": str(device), "threads": torch.get_num_threads()},
         "versions": {
             "promptadapt": __version__,
@@ -188,14 +214,23 @@ def _check_same(
     changes = [
         f"{flag(name)} was {before.get(name)!r} and is now {value!r}"
         for name, value in new["settings"].items()
-        if name not in FILE_SETTINGS and before.get(name) != value
+        if name not in FILE_SETTINGS.union(PICTURE_SETTINGS) and before.get(name) != value
     ]
+    for part, values in new["reward"].items():
+        was = old.get("reward", {}).get(part, {})
+        changes += [
+            f"{flag(name)} was {was[name]!r} and is now {value!r}"
+            for name, value in values.items()
+            if name in was and was[name] != value
+        ]
     if changes:
         raise SettingsError("resume", f"the run began with other settings: {'; '.join(changes)}")
     for name, content in new["data"].items():
         if old["data"].get(name) != content:
             told = flag(name) if name in FILE_SETTINGS else "the reward (renderer, scorer, terms)"
             raise SettingsError("resume", f"{told} is not what the run began with")
+    if old.get("judge") != new["judge"] and old.get("judge") and new["judge"]:
+        report.say("the judge is not the one that the run began with: its metrics do not compare")
     if old.get("machine") != new["machine"] or old.get("versions") != new["versions"]:
         report.say(
             "the machine or the versions differ from the start of the run (config.json): it goes "

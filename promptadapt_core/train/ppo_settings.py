@@ -6,6 +6,8 @@ import dataclasses
 
 from ..settings import MAX_SEED, Settings, SettingsError, setting
 
+PICTURE_SETTINGS = ("num_steps", "guidance_scale", "size")  # ranges: images.ImageSettings
+
 
 @dataclasses.dataclass(frozen=True)
 class PpoSettings(Settings):
@@ -23,7 +25,29 @@ class PpoSettings(Settings):
     scorer: str = setting(
         "lab", "lab, or a folder with scorer.json that scores the pictures", metavar="lab|FOLDER"
     )
+    judge: str = setting(
+        "auto",
+        "a held-out model that looks at the pictures and takes no part in the reward: none, lab, a "
+        "folder with scorer.json, or auto, the lab's judge where the lab draws",
+        metavar="auto|none|lab|FOLDER",
+    )
+    num_steps: int | None = setting(
+        None, "sampling steps of a picture; left out, what the renderer recommends"
+    )
+    guidance_scale: float | None = setting(
+        None, "how strongly a prompt pulls; left out, what the renderer recommends"
+    )
+    size: int | None = setting(
+        None, "pixels of each side of a picture; left out, what the renderer recommends"
+    )
+    render_batch_size: int = setting(8, "pictures rendered at once", low=1, high=4096)
     out: str = setting("", "run folder: config.json, metrics.jsonl, checkpoints", metavar="FOLDER")
+    baselines: str = setting(
+        "",
+        "folder where the scores of the plain user inputs' pictures are kept, which runs may "
+        "share; left out, a folder in the run's own",
+        metavar="FOLDER",
+    )
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps", metavar="DEVICE")
     seed: int = setting(0, "of everything that is drawn", low=0, high=MAX_SEED)
     num_episodes: int = setting(12_000, "candidates to sample in the whole run", low=1)

@@ -89,10 +89,11 @@ def update(learner: Learner, rollout: Rollout, kl_coef: float, iteration: int) -
     )
     whitened = objectives.masked_whiten(advantages, mask)
     found = _passes(learner, rollout, whitened, returns, iteration)
+    num_updates = sum(row.pop("policy/stepped") for row in found)
     means = {name: sum(row[name] for row in found) / len(found) for name in found[0]}
     return {
         **means,
-        "policy/num_updates": float(sum(row["policy/stepped"] for row in found)),
+        "policy/num_updates": float(num_updates),
         "value/mean": objectives.masked_mean(rollout.values, mask).item(),
         "value/returns": objectives.masked_mean(returns, mask).item(),
         "value/explained_variance": objectives.explained_variance(

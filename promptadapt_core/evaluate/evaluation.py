@@ -1,0 +1,254 @@
+"""One evaluation from its settings to its report."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__, runs
+from ..clip_tokens import count_clip_tokens
+from ..judging import judge_of_renderer, load_judge
+from ..settings import SettingsError
+from ..train.rendered_reward import load_renderer, load_scorer
+from . import acceptance, plots, rows
+from .gallery import Gallery, make_gallery
+from .inputs import Inputs, described, load_inputs
+from .measured import Measured, MeasuredRow
+from .report import candidate_rows, markdown, report_page, row_text, write_report
+from .reward import EvaluationReward
+from .rows import Prompts
+from .scoring import Parts, Plain, Scoring, ShouldStop
+from .settings import (
+    BEST_OF_N,
+    LAB,
+    ORACLE,
+    PEOPLE,
+    POLICY,
+    SUFFIX,
+    EvaluateSettings,
+    RowPlan,
+    planned_rows,
+)
+from .statistics import Resampling, seed_of
+
+KEPT_NAME = "kept"  # folder of what a killed evaluation goes on with
+MOST_FAILURES = 20  # told on the page
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """found: what report.json holds. table: Markdown for the terminal."""
+
+    found: dict[str, Any]
+    table: str
+
+
+def check(settings: EvaluateSettings) -> list[RowPlan]:
+    """The planned rows, once everything that was named is there; before anything large is
+    loaded. SettingsError names what is not."""
+    plans = planned_rows(settings)
+    if not settings.out:
+        raise SettingsError("out", "expected a folder")
+    if Path(settings.out).exists() and not Path(settings.out).is_dir():
+        raise SettingsError("out", f"{settings.out} is a file, expected a folder")
+    for name, value in (("renderer", settings.renderer), ("scorer", settings.scorer)):
+        if value != LAB and not Path(value).is_dir():
+            raise SettingsError(name, f"expected {LAB} or a folder, got {value!r}")
+    rows.check_policies([folder for plan in plans for folder in plan.folders])
+    return plans
+
+
+def load_parts(settings: EvaluateSettings) -> Parts:
+    """SettingsError names what is missing or broken."""
+    names = ("batch_size", "num_steps", "guidance_scale", "size")
+    options = {name: getattr(settings, name) for name in names}
+    generator = load_renderer(settings.renderer, settings.device, **options)
+    scorer = load_scorer(settings.scorer, settings.device)
+    judge = load_judge(judge_of_renderer(settings.judge, settings.renderer), settings.device)
+    if judge is not None and judge.identity == scorer.identity:
+        raise SettingsError("judge", "this is the scorer of the reward, which proves nothing")
+    return Parts(generator, scorer, judge)
+
+
+class Evaluation:
+    """See the module. reporter: makes a new Reporter for every stage, whose time left it tells."""
+
+    def __init__(
+        self,
+        settings: EvaluateSettings,
+        reward: EvaluationReward | None = None,
+        parts: Parts | None = None,
+        reporter: Callable[[], runs.Reporter] = runs.Silent,
+        should_stop: ShouldStop = lambda: False,
+    ):
+        """parts: None loads what the settings name."""
+        self.settings, self.reward = settings, reward or EvaluationReward()
+        self.plans = check(settings)
+        self.reporter, self.should_stop = reporter, should_stop
+        self.inputs: Inputs = load_inputs(settings)
+        if any(plan.name == PEOPLE for plan in self.plans):
+            rows.written_by_people(self.inputs)
+        self.out = Path(settings.out)
+        self.kept = self.out / KEPT_NAME
+        self.say = reporter().say
+        for note in self.inputs.notes:
+            self.say(note)
+        if parts is None:
+            self.say("loading")
+        self.parts = parts or load_parts(settings)
+        self.scoring = Scoring(self.parts, self.reward, self.kept)
+        self.user_inputs = [row.user_input for row in self.inputs.rows]
+        self.plain: dict[str, Plain] = {}
+
+    def run(self) -> Result:
+        """Measure everything and write the report. decoding.Stopped once should_stop() is true:
+        the same settings then go on where it was."""
+        self._stage("the plain user inputs")
+        self.plain = self.scoring.plain(self.user_inputs, self.should_stop, self.reporter())
+        measured = Measured(
+            self.inputs,
+            [self._row(plan) for plan in self.plans],
+            self.scoring.metrics,
+            Resampling(seed_of(self.settings.seed), self.settings.num_draws),
+            self.reward.num_images,
+            count_clip_tokens,
+        )
+        gallery = self._gallery(measured)
+        self.say("comparing the rows")
+        found = self._found(measured)
+        page = report_page(measured, found, plots.plots(measured, found), gallery)
+        write_report(self.out, found, candidate_rows(measured), page)
+        return Result(found, markdown(measured, found))
+
+    def _stage(self, text: str) -> None:
+        self.say(f"measuring {text}")
+
+    def _row(self, plan: RowPlan) -> MeasuredRow:
+        prompts, note = self._prompts(plan)
+        self._stage(plan.name)
+        metrics = list(self.scoring.metrics)
+        if plan.name == BEST_OF_N:
+            best = [
+                self.plain[text].best if text in self.plain else None for text in self.user_inputs
+            ]
+            return MeasuredRow.of(plan, prompts, [best], metrics, note)
+        found = []
+        for some in prompts:
+            present = [
+                (place, prompt)
+                for place, prompt in enumerate(some.adapted_prompts)
+                if prompt is not None
+            ]
+            scores = self.scoring.score(
+                [self.user_inputs[place] for place, _ in present],
+                [prompt for _, prompt in present],
+                self.should_stop,
+                self.reporter(),
+            )
+            by_place = {place: one for (place, _), one in zip(present, scores, strict=True)}
+            found.append([by_place.get(place) for place in range(len(self.user_inputs))])
+        return MeasuredRow.of(plan, prompts, found, metrics, note)
+
+    def _prompts(self, plan: RowPlan) -> tuple[list[Prompts], str]:
+        """What the row renders, for each training seed; and a note on it."""
+        if plan.kind == POLICY:
+            return self._adapted(plan)
+        if plan.name == SUFFIX:
+            return self._suffixed()
+        if plan.name == PEOPLE:
+            return [rows.written_by_people(self.inputs)], ""
+        if plan.name == ORACLE:
+            self.say("searching the oracle's modifiers")
+            found = rows.best_found(
+                self.parts, self.settings, self.reward, self.inputs, set(self.plain), self.kept,
+                self.should_stop, self.reporter(),
+            )  # fmt: skip
+            number = sum(prompt is not None for prompt in found.adapted_prompts)
+            note = (
+                f"{number} user inputs, {found.source}; {found.num_search_rendered:,} pictures "
+                "were rendered for it"
+            )
+            return [found], note
+        return [Prompts(list(self.user_inputs))], ""
+
+    def _adapted(self, plan: RowPlan) -> tuple[list[Prompts], str]:
+        found = []
+        for folder in plan.folders:
+            self.say(f"adapting with {folder}")
+            found.append(
+                rows.adapted(
+                    folder, self.settings, self.user_inputs, self.kept, self.should_stop,
+                    self.reporter(),
+                )
+            )  # fmt: skip
+        notes = [", ".join(plan.folders)]
+        if num_too_long := sum(some.num_too_long for some in found):
+            notes.append(
+                f"{num_too_long} user inputs were too long for it and were left as they are"
+            )
+        return found, "; ".join(notes)
+
+    def _suffixed(self) -> tuple[list[Prompts], str]:
+        suffix = self.settings.suffix.strip(" ,")
+        note = f"{suffix!r}, as given"
+        number = 0
+        if not suffix:
+            self.say("tuning the constant suffix")
+            suffix, number = rows.tuned_suffix(
+                self.parts, self.settings, self.reward, self.inputs, self.kept, self.should_stop,
+                self.reporter(),
+            )  # fmt: skip
+            note = (
+                f"{suffix!r}, tuned on {self.settings.suffix_inputs} other user inputs of both "
+                f"domains; {number:,} pictures were rendered for it"
+            )
+        texts = [rows.with_suffix(text, suffix) if suffix else text for text in self.user_inputs]
+        return [Prompts(list(texts), suffix, num_search_rendered=number)], note
+
+    def _gallery(self, measured: Measured) -> Gallery:
+        self.say("rendering the pictures of the page")
+        seeds = {text: self.reward.seeds_of(text)[0] for text in self.user_inputs}
+        return make_gallery(
+            measured, self.plain, seeds, self.parts.generator, self.out, self.settings.num_shown,
+            self.should_stop, self.reporter(),
+        )  # fmt: skip
+
+    def _found(self, measured: Measured) -> dict[str, Any]:
+        """What report.json holds."""
+        return {
+            "settings": dataclasses.asdict(self.settings),
+            "reward": dataclasses.asdict(self.reward),
+            "identities": {
+                name: self.scoring.identity[name] for name in ("renderer", "scorer", "judge")
+            },
+            "versions": {
+                "promptadapt": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+            "inputs": described(self.inputs),
+            "notes": self.inputs.notes,
+            "metrics": measured.metrics,
+            "definitions": [
+                {
+                    "row": row.plan.name,
+                    "what": row_text(row.plan.name),
+                    "note": row.note,
+                    "folders": list(row.plan.folders),
+                    "sources": [some.source for some in row.prompts],
+                    "num_too_long": sum(some.num_too_long for some in row.prompts),
+                    "num_search_rendered": sum(some.num_search_rendered for some in row.prompts),
+                }
+                for row in measured.rows
+            ],
+            "acceptance": acceptance.acceptance(measured),
+            "rows": measured.summary(),
+            "differences": measured.differences(),
+            "by_length": measured.by_length(),
+            "failures": list(dict.fromkeys(self.scoring.failures))[:MOST_FAILURES],
+        }

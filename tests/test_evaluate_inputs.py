@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from promptadapt_core.evaluate.inputs import (
+    EvaluationInput,
+    described,
+    lab_inputs,
+    load_inputs,
+    training_inputs,
+    unseen_inputs,
+)
+from promptadapt_core.evaluate.settings import EvaluateSettings
+from promptadapt_core.settings import MAX_INPUT_CHARACTERS, SettingsError
+
+
+def written(path: Path, content: str) -> str:
+    path.write_text(content, encoding="utf-8")
+    return str(path)
+
+
+def test_a_text_file_has_one_a_line_and_no_duplicates(tmp_path: Path) -> None:
+    path = written(tmp_path / "in.txt", "\ufeffa cat\n\n  ein grüner Hund \na cat\n")
+    inputs = load_inputs(EvaluateSettings(user_inputs=path))
+    assert inputs.rows == [
+        EvaluationInput("a cat", "inputs"),
+        EvaluationInput("ein grüner Hund", "inputs"),
+    ]
+    assert inputs.notes == ["left out 1 user inputs that are there twice"]
+
+
+def test_rows_have_domains_and_targets_and_domains_stay_together(tmp_path: Path) -> None:
+    rows = [
+        {"user_input": "a cat", "domain": "animals", "target": "a cat, 8k"},
+        {"user_input": "a car", "domain": "things"},
+        {"user_input": "a dog", "domain": "animals", "target": None, "more": 1},
+        {"user_input": "a cow", "domain": "animals"},
+        {"user_input": "a cat", "domain": "things"},
+    ]
+    path = written(tmp_path / "in.jsonl", "\n".join(map(json.dumps, rows)))
+    inputs = load_inputs(EvaluateSettings(user_inputs=path, num_inputs=2))
+    assert inputs.rows == [
+        EvaluationInput("a cat", "animals", "a cat, 8k"),
+        EvaluationInput("a dog", "animals"),
+        EvaluationInput("a car", "things"),
+    ]
+    assert inputs.domains == ["animals", "things"]
+    assert inputs.places_of("things") == [2]
+    assert described(inputs) == {"animals": 2, "things": 1}
+
+
+def test_what_training_saw_can_be_left_out(tmp_path: Path) -> None:
+    path = written(tmp_path / "in.txt", "a cat\na dog\n")
+    seen = written(tmp_path / "seen.jsonl", '{"user_input": "a cat", "target": "a cat, 8k"}\n')
+    inputs = load_inputs(EvaluateSettings(user_inputs=path, exclude=(seen,)))
+    assert [row.user_input for row in inputs.rows] == ["a dog"]
+    assert inputs.notes == ["left out 1 user inputs that are to be excluded"]
+    with pytest.raises(SettingsError, match="^user_inputs: all of them"):
+        load_inputs(EvaluateSettings(user_inputs=path, exclude=(path,)))
+    with pytest.raises(SettingsError, match="^exclude: there is no file"):
+        load_inputs(EvaluateSettings(user_inputs=path, exclude=("nothing.txt",)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("in.txt", "\n \n", "holds no user inputs"),
+        ("in.jsonl", "{}\n", "line 1 of .* needs the text user_input"),
+        ("in.jsonl", '{"user_input": "a"}\nno\n', "line 2 of .* is not JSON"),
+        ("in.jsonl", '{"user_input": "a", "domain": 3}', "expected a text as domain"),
+        ("in.jsonl", '{"user_input": " "}', "line 1 of .*: expected some words"),
+        ("in.txt", "a\n" + "b" * (MAX_INPUT_CHARACTERS + 1), "line 2 of .*: expected at most"),
+    ],
+)
+def test_what_is_broken_is_named(tmp_path: Path, name: str, content: str, told: str) -> None:
+    path = written(tmp_path / name, content)
+    with pytest.raises(SettingsError, match=f"^user_inputs: .*{told}"):
+        load_inputs(EvaluateSettings(user_inputs=path))
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_bytes(b"\xff\xfe\x00")
+    for path, told in (
+        (tmp_path / "in.txt", "is not UTF-8"),
+        (tmp_path / "none.txt", "there is no file"),
+        (tmp_path, "cannot be read"),
+    ):
+        with pytest.raises(SettingsError, match=f"^user_inputs: .*{told}"):
+            load_inputs(EvaluateSettings(user_inputs=str(path)))
+    with pytest.raises(SettingsError, match="^user_inputs: expected a file"):
+        load_inputs(EvaluateSettings(renderer="F"))
+
+
+def test_the_lab_brings_its_own_that_no_training_saw() -> None:
+    from promptadapt_core.lab.captions import read
+    from promptadapt_core.lab.writers import is_held_out
+
+    rows = lab_inputs(5, 90_001)
+    assert [row.domain for row in rows] == ["in-domain"] * 5 + ["out-of-domain"] * 5
+    assert len({row.user_input for row in rows}) == 10
+    known, unknown = rows[:5], rows[5:]
+    assert not {row.user_input for row in known} & training_inputs(False)
+    assert len(training_inputs(False)) == 20_000
+    assert all(row.target and not is_held_out(read(row.target)) for row in known)
+    assert all(read(row.target).things == read(row.user_input).things for row in known)
+    assert all(read(row.target).modifiers for row in known)
+    assert not any(row.target for row in unknown)
+    assert rows == lab_inputs(5, 90_001)
+    first = [row.user_input for row in known]
+    assert unseen_inputs(3, 90_001, False, first[:2])[0] == first[2]
+
+
+def test_the_lab_has_no_end_of_inputs_to_offer() -> None:
+    with pytest.raises(SettingsError, match="^num_inputs: the lab has at most"):
+        unseen_inputs(100_000, 1, False, ())

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from promptadapt_core.images import DiffusersGenerator, ImageSettings
+from promptadapt_core.lab.folders import PARTS, WEIGHTS, renderer_folder
+from promptadapt_core.lab.plain_renderer import PlainRenderer, noise_levels
+from promptadapt_core.settings import MAX_SEED, SettingsError
+
+LONG = ", ".join(["a blue cat under a tree at night"] * 12)  # over 75 tokens
+TEXTS = ["a red house by the sea, golden hour", "", "zxqv Ünïcödé 日本 & a cat?", LONG]
+SEEDS = [0, 1, 2, MAX_SEED]
+
+pytestmark = pytest.mark.skipif(
+    not all((WEIGHTS / part).is_dir() for part in PARTS), reason="no weights are bundled"
+)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    pytest.importorskip("diffusers")
+    pytest.importorskip("transformers")
+    folder = renderer_folder(cache=tmp_path_factory.mktemp("cache"))
+    return DiffusersGenerator.load(folder, device="cpu").pipeline
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """Weights to break."""
+    for part in PARTS:
+        shutil.copytree(WEIGHTS / part, tmp_path / part)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"size": 32, "num_steps": 3, "even_sigmas": False},
+        {"size": 128, "num_steps": 1, "guidance_scale": 1.0},
+        {"num_steps": 2, "negative_prompt": "a red cat", "guidance_scale": 7.5},
+    ],
+)
+def test_it_draws_what_the_pipeline_draws(pipeline: Any, settings: dict[str, Any]) -> None:
+    plain = PlainRenderer(WEIGHTS, **settings)
+    ours = plain.generate(TEXTS, SEEDS)
+    theirs = DiffusersGenerator(pipeline, plain.settings).generate(TEXTS, SEEDS)
+    assert ours.dtype == np.uint8
+    assert ours.shape == theirs.shape
+    off = np.abs(ours.astype(int) - theirs)
+    assert off.max() <= 1
+    assert (off > 0).mean() < 0.01
+    assert ours.std() > 20, "a picture that is nearly constant would show nothing"
+
+
+def test_the_recommended_settings_are_those_of_the_folder(copied: Path) -> None:
+    assert PlainRenderer(copied).settings == ImageSettings(8, 3.0, 64, even_sigmas=True)
+    (copied / "renderer.json").write_text('{"num_steps": 5, "size": 32}', encoding="utf-8")
+    assert PlainRenderer(copied, size=64, num_steps=None).settings == ImageSettings(5, size=64)
+    (copied / "renderer.json").write_text('{"colour": 5}', encoding="utf-8")
+    with pytest.raises(SettingsError, match="renderer.json"):
+        PlainRenderer(copied)
+
+
+def test_noise_levels_by_hand() -> None:
+    even = noise_levels(ImageSettings(2, even_sigmas=True))
+    assert even.tolist() == pytest.approx([1.0, 0.75, 0.0])  # 3 * 0.5 / (1 + 2 * 0.5)
+    # diffusers' own end at the last of 1000 timesteps, shifted twice
+    low = 0.003 / 1.002
+    assert noise_levels(ImageSettings(2)).tolist() == pytest.approx(
+        [1.0, 3 * low / (1 + 2 * low), 0.0]
+    )
+
+
+@pytest.mark.parametrize("size", [0, 4, 12, 136])
+def test_a_size_that_the_model_has_no_places_for(size: int) -> None:
+    with pytest.raises(SettingsError, match="expected a multiple of 8 up to 128") as caught:
+        PlainRenderer(WEIGHTS, size=size)
+    assert caught.value.name == "size"
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        ("transformer", {"qk_norm": "rms_norm"}, "qk_norm is rms_norm"),
+        ("transformer", {"dual_attention_layers": [0]}, "dual_attention_layers"),
+        ("transformer", {"num_attention_heads": 5}, "is no renderer"),
+        ("transformer", {"num_layers": 4}, "is no renderer: .*transformer_blocks.3"),
+        ("transformer", {"num_layers": "many"}, "is no renderer"),
+        ("vae", {"act_fn": "gelu"}, "act_fn is gelu"),
+        ("vae", {"decoder_block_out_channels": None}, "is no renderer"),
+        ("vae", {"scaling_factor": None}, "is no renderer"),
+    ],
+)
+def test_weights_of_another_shape_are_refused(
+    copied: Path, part: str, change: dict[str, Any], words: str
+) -> None:
+    path = copied / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | change), encoding="utf-8")
+    with pytest.raises(SettingsError, match=words) as caught:
+        PlainRenderer(copied)
+    assert caught.value.name == "weights"
+
+
+def test_weights_that_do_not_fit_are_refused(copied: Path) -> None:
+    path = copied / "vae" / "diffusion_pytorch_model.safetensors"
+    whole = safetensors.torch.load_file(path)
+    for name in ("decoder.layers.0.weight", "decoder.layers.0.bias"):
+        safetensors.torch.save_file({**whole, name: torch.zeros(3)}, path)
+        with pytest.raises(SettingsError, match="is no renderer") as caught:
+            PlainRenderer(copied)
+        assert caught.value.name == "weights"
+    safetensors.torch.save_file({"other": torch.zeros(3)}, path)
+    with pytest.raises(SettingsError, match="is no renderer"):
+        PlainRenderer(copied)
+
+
+def test_a_picture_is_its_seeds_own(untouched_generators: Any) -> None:
+    with untouched_generators():
+        first = PlainRenderer(WEIGHTS, num_steps=1)
+        pictures = first.generate(["a cat", "a cat"], [5, 6])
+    assert np.array_equal(first.generate(["a cat"], [5]), pictures[:1])
+    assert not np.array_equal(pictures[0], pictures[1])
