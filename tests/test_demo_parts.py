@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html.parser
 import math
 import re
@@ -113,7 +114,7 @@ def comparison() -> Comparison:
         Shown(Wording(text), pictures, np.array([5.0, 6.04]), scores, f"seen {text}")
         for text in ('a "cat"', "a cat, foggy")
     ]
-    return Comparison('a "cat"', [3, 4], ["zxqv" * 20, *"abcdefghi"], shown)
+    return Comparison('a "cat"', [3, 4], ["words that mean nothing in the lab: <zxqv>"], shown)
 
 
 class Tags(html.parser.HTMLParser):
@@ -148,12 +149,11 @@ def test_pictures_stand_in_groups_of_one_seed() -> None:
     assert text.count("taste 6.0") == 2
 
 
-def test_unknown_words_are_told_shortly() -> None:
-    text = parts.unknown_part(comparison())
-    assert "zxqv" * 7 + "zx, a, b, c, d, e, f, g and 2 more" in text
-    assert (
-        parts.unknown_words_told(["one", "two"]) == "words that mean nothing in the lab: one, two"
+def test_remarks_are_escaped_notes() -> None:
+    assert parts.remarks_part(comparison()) == (
+        '<p class="note">words that mean nothing in the lab: &lt;zxqv&gt;</p>'
     )
+    assert parts.remarks_part(dataclasses.replace(comparison(), remarks=[])) == ""
 
 
 # --- curves ---

@@ -14,7 +14,7 @@ pytest.importorskip("open_clip")
 from promptadapt_core import runs
 from promptadapt_core.__main__ import main
 from promptadapt_core.demo import curves, learning, lessons
-from promptadapt_core.demo.comparing import SCORES
+from promptadapt_core.demo.comparing import SCORES, Comparison, Shown, Wording
 from promptadapt_core.demo.settings import REWARD, TRAINING, DemoSettings
 from promptadapt_core.lab.captions import read
 from promptadapt_core.lab.folders import CACHE_VARIABLE
@@ -147,13 +147,13 @@ def test_the_summary_counts_who_gained() -> None:
     def compared(before: float, after: float) -> Any:
         rewards = [0.0, before, after]
         shown = [
-            lessons.comparing.Shown(
-                lessons.comparing.Wording("x"), None, None,
+            Shown(
+                Wording("x"), None, None,
                 {**dict.fromkeys(SCORES, 0.0), "reward": reward}, "",
             )
             for reward in rewards
         ]  # fmt: skip
-        return lessons.Comparison("x", [0], [], shown)
+        return Comparison("x", [0], [], shown)
 
     rows = [{"step": 1, "rollout/reward": -1.0}, {"step": 2, "rollout/reward": 3.0}]
     told = lessons.summary(rows, [compared(1.0, 2.0), compared(1.0, 0.0), compared(1.0, 1.0)])

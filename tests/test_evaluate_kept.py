@@ -9,10 +9,10 @@ from promptadapt_core.settings import SettingsError
 
 
 def test_what_was_added_is_there_again(tmp_path: Path) -> None:
-    file = KeptFile(tmp_path / "kept", "scores", {"of": "a"})
+    file = KeptFile(tmp_path / "kept", "scores", {"of": ("a", 1)})
     file.add({"text": "grün \u2028 \ud800", "value": 0.1})
     file.add({"value": None})
-    again = KeptFile(tmp_path / "kept", "scores", {"of": "a"})
+    again = KeptFile(tmp_path / "kept", "scores", {"of": ("a", 1)})
     assert again.entries == [{"text": "grün \u2028 \ud800", "value": 0.1}, {"value": None}]
     assert again.path == file.path
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from promptadapt_core.evaluate.statistics import Resampling, seed_of
+from promptadapt_core.intervals import bootstrap
 
 NAN = math.nan
 RESAMPLING = Resampling(seed=3, num_draws=2000)
@@ -57,6 +58,8 @@ def test_the_interval_is_as_wide_as_theory_says() -> None:
     half = 1.96 * values.std() / math.sqrt(400)
     assert found.high - found.value == pytest.approx(half, rel=0.12)
     assert found.value - found.low == pytest.approx(half, rel=0.12)
+    low, high = bootstrap(lambda rows: float(values[0, rows].mean()), 400, seed=8, num_draws=2000)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.15 * half)
 
 
 def test_training_seeds_that_differ_widen_the_interval() -> None:

@@ -152,6 +152,7 @@ def test_remarks() -> None:
         (["--seed", "-1"], "--seed: expected a number from 0"),
         (["--device", "toaster"], "--device: 'toaster' cannot be used here"),
         (["--weights", "nowhere"], "--weights: "),
+        (["--weights", "x" * 5000], "--weights: "),
     ],
 )
 def test_bad_input_is_one_sentence(

@@ -66,8 +66,9 @@ def test_the_recommended_settings_are_those_of_the_folder(copied: Path) -> None:
     (copied / "renderer.json").write_text('{"num_steps": 5, "size": 32}', encoding="utf-8")
     assert PlainRenderer(copied, size=64, num_steps=None).settings == ImageSettings(5, size=64)
     (copied / "renderer.json").write_text('{"colour": 5}', encoding="utf-8")
-    with pytest.raises(SettingsError, match="renderer.json"):
+    with pytest.raises(SettingsError, match="renderer.json") as caught:
         PlainRenderer(copied)
+    assert caught.value.name == "weights"
 
 
 def test_noise_levels_by_hand() -> None:
@@ -127,5 +128,5 @@ def test_a_picture_is_its_seeds_own(untouched_generators: Any) -> None:
     with untouched_generators():
         first = PlainRenderer(WEIGHTS, num_steps=1)
         pictures = first.generate(["a cat", "a cat"], [5, 6])
-    assert np.array_equal(first.generate(["a cat"], [5]), pictures[:1])
+    assert np.abs(first.generate(["a cat"], [5]).astype(int) - pictures[:1]).max() <= 1
     assert not np.array_equal(pictures[0], pictures[1])

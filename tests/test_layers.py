@@ -60,6 +60,7 @@ ORDER = [
     "rollouts",
     "train",
     "evaluate",
+    "demo",
     "__main__",
 ]
 TEXT_LAYERS = {*ORDER[: ORDER.index("tokenizing")], "data"}

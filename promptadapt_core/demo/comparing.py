@@ -13,9 +13,10 @@ from ..adapter import Adaptation, PromptAdapter
 from ..devices import pick_device
 from ..images import ImageGenerator, ImageSettings
 from ..lab import captions
+from ..lab.drawing import SIZE
 from ..lab.folders import WEIGHTS
 from ..lab.judge import Judge, measured_content
-from ..lab.rendering import unknown_words
+from ..lab.rendering import remarks
 from ..reward_settings import RewardSettings
 from ..rewards import TERMS, Rewarder
 from ..scorers import Scorer
@@ -80,11 +81,11 @@ class Shown:
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """One user input. shown: one of each name that `compare` was given, the user input's own
-    first. unknown: its words that mean nothing in the lab."""
+    first. remarks: what its writer may not expect, such as words that mean nothing in the lab."""
 
     user_input: str
     seeds: list[int]
-    unknown: list[str]
+    remarks: list[str]
     shown: list[Shown]
 
 
@@ -169,7 +170,7 @@ class Workshop:
             )
         ]  # fmt: skip
         return [
-            Comparison(text, list(seeds), unknown_words(text), shown[at :: len(user_inputs)])
+            Comparison(text, list(seeds), remarks(text, SIZE), shown[at :: len(user_inputs)])
             for at, text in enumerate(user_inputs)
         ]
 

@@ -136,7 +136,7 @@ def _section(comparison: Comparison) -> str:
             parts.wording_part(who, item.wording)
             for who, item in zip(whos, comparison.shown, strict=True)
         ),
-        parts.unknown_part(comparison),
+        parts.remarks_part(comparison),
         parts.pictures_part(comparison, NAMES),
         parts.seen_part(comparison, NAMES),
         parts.scores_part([item.scores for item in comparison.shown], NAMES, (BEFORE, AFTER)),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .. import prompts
 from ..settings import SettingsError
-from .settings import MAX_TEXTS
+from .settings import MAX_TEXT_CHARACTERS, MAX_TEXTS
 
 PAGE_NAME, PICTURE_NAME = "demo.html", "demo.png"
 TRAINING_PAGE_NAME = "training.html"
@@ -22,6 +22,12 @@ def check_texts(texts: Sequence[str]) -> None:
     if len(texts) > MAX_TEXTS:
         raise SettingsError("user_input", f"expected at most {MAX_TEXTS}, got {len(texts)}")
     for text in texts:
+        if len(text) > MAX_TEXT_CHARACTERS:
+            raise SettingsError(
+                "user_input",
+                f"expected at most {MAX_TEXT_CHARACTERS:,} characters, got {len(text):,}; the lab "
+                "reads the first 75 tokens",
+            )
         prompts.parse(text)
 
 

@@ -157,15 +157,6 @@ def _cell(text: str, tag: str = "td", right: bool = True, kind: str = "") -> str
     return f"<{tag}{mark}>{html.escape(text)}</{tag}>"
 
 
-def unknown_part(comparison: Comparison) -> str:
-    """Which words of the user input the lab does not know, "" where it knows all."""
-    if not comparison.unknown:
-        return ""
-    return page.paragraph(unknown_words_told(comparison.unknown), "note")
-
-
-def unknown_words_told(words: Sequence[str]) -> str:
-    """At most 8 of them, none longer than 30 characters."""
-    shown = ", ".join(word[:30] for word in words[:8])
-    more = f" and {len(words) - 8} more" if len(words) > 8 else ""
-    return f"words that mean nothing in the lab: {shown}{more}"
+def remarks_part(comparison: Comparison) -> str:
+    """What the writer of the user input may not expect; "" where there is nothing."""
+    return "".join(page.paragraph(remark, "note") for remark in comparison.remarks)

@@ -15,6 +15,7 @@ DEFAULT_TEXTS = (
     "a small boat and a lighthouse",
 )
 MAX_TEXTS = 32
+MAX_TEXT_CHARACTERS = 1000  # of each; the lab reads 75 tokens, which are fewer
 
 # --- demo --train: a run of some minutes on 2 cores ---
 NUM_USER_INPUTS = 256  # that the policy learns on

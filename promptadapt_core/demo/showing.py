@@ -114,7 +114,7 @@ def _section(comparison: Comparison, policy: str) -> str:
     inner = [
         parts.wording_part("typed", before.wording),
         parts.wording_part(f"adapted by the policy {policy}", after.wording),
-        parts.unknown_part(comparison),
+        parts.remarks_part(comparison),
         parts.pictures_part(comparison, NAMES),
         parts.seen_part(comparison, NAMES),
         parts.scores_part([before.scores, after.scores], NAMES, (0, 1)),
@@ -130,8 +130,7 @@ def table(comparisons: Sequence[Comparison]) -> list[str]:
         before, after = comparison.shown
         lines.append(_table_row(_shortened(comparison.user_input), before.scores, after.scores))
         lines.append(f"  -> {after.wording.remark or after.wording.text}")
-        if comparison.unknown:
-            lines.append(f"  {parts.unknown_words_told(comparison.unknown)}")
+        lines += [f"  {remark}" for remark in comparison.remarks]
     if len(comparisons) > 1:
         lines.append(_table_row("mean", *(mean_scores(comparisons, place) for place in (0, 1))))
     return lines

@@ -158,23 +158,28 @@ class Evaluation:
         """What the row renders, for each training seed; and a note on it."""
         if plan.kind == POLICY:
             return self._adapted(plan)
-        if plan.name == SUFFIX:
-            return self._suffixed()
         if plan.name == PEOPLE:
             return [rows.written_by_people(self.inputs)], ""
-        if plan.name == ORACLE:
-            self.say("searching the oracle's modifiers")
-            found = rows.best_found(
-                self.parts, self.settings, self.reward, self.inputs, set(self.plain), self.kept,
-                self.should_stop, self.reporter(),
-            )  # fmt: skip
-            number = sum(prompt is not None for prompt in found.adapted_prompts)
-            note = (
-                f"{number} user inputs, {found.source}; {found.num_search_rendered:,} pictures "
-                "were rendered for it"
-            )
-            return [found], note
+        suffix = self.settings.suffix.strip(" ,")
+        if plan.name == SUFFIX and suffix:
+            texts = [f"{text}, {suffix}" for text in self.user_inputs]
+            return [Prompts(list(texts))], f"{suffix!r}, as given"
+        if plan.name in (SUFFIX, ORACLE):
+            return self._searched(plan)
         return [Prompts(list(self.user_inputs))], ""
+
+    def _searched(self, plan: RowPlan) -> tuple[list[Prompts], str]:
+        from .searches import Searches  # the lab's
+
+        self.say(f"searching for {plan.name}")
+        searches = Searches(
+            self.parts, self.settings, self.reward, self.kept, self.should_stop, self.reporter
+        )
+        if plan.name == SUFFIX:
+            found = searches.tuned_suffix(self.inputs)
+        else:
+            found = searches.ceilings(self.inputs, set(self.plain))
+        return [found], f"{found.source}; {found.num_search_rendered:,} pictures rendered for it"
 
     def _adapted(self, plan: RowPlan) -> tuple[list[Prompts], str]:
         found = []
@@ -192,23 +197,6 @@ class Evaluation:
                 f"{num_too_long} user inputs were too long for it and were left as they are"
             )
         return found, "; ".join(notes)
-
-    def _suffixed(self) -> tuple[list[Prompts], str]:
-        suffix = self.settings.suffix.strip(" ,")
-        note = f"{suffix!r}, as given"
-        number = 0
-        if not suffix:
-            self.say("tuning the constant suffix")
-            suffix, number = rows.tuned_suffix(
-                self.parts, self.settings, self.reward, self.inputs, self.kept, self.should_stop,
-                self.reporter(),
-            )  # fmt: skip
-            note = (
-                f"{suffix!r}, tuned on {self.settings.suffix_inputs} other user inputs of both "
-                f"domains; {number:,} pictures were rendered for it"
-            )
-        texts = [rows.with_suffix(text, suffix) if suffix else text for text in self.user_inputs]
-        return [Prompts(list(texts), suffix, num_search_rendered=number)], note
 
     def _gallery(self, measured: Measured) -> Gallery:
         self.say("rendering the pictures of the page")

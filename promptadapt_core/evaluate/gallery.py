@@ -24,8 +24,8 @@ from .scoring import Plain, ShouldStop, chunks
 from .settings import BEST_OF_N
 
 FOLDER_NAME = "pictures"
-SHOWN_PIXELS = 160  # of the width on the page
-MOST_PIXELS = 320  # kept of it; twice as much for fine screens
+SHOWN_PIXELS = 128  # of the width on the page
+MOST_PIXELS = 256  # kept of it; twice as much for fine screens
 AT_ONCE = 32
 
 

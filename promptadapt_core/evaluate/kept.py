@@ -22,8 +22,9 @@ class KeptFile:
     def __init__(self, folder: Path, kind: str, header: dict[str, Any]):
         """The file of this kind and header in the folder: another header has another file.
         SettingsError("out", ...) where it cannot be read or written."""
-        header = {"kind": kind, **header}
-        key = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:16]
+        text = json.dumps({"kind": kind, **header}, sort_keys=True)
+        header = json.loads(text)  # as it is read again: lists for tuples
+        key = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.path = folder / f"{kind}-{key}.jsonl"
         self.entries: list[dict[str, Any]] = []
         try:

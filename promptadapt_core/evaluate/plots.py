@@ -19,6 +19,7 @@ from .settings import BUILT_IN, ORACLE, PLAIN, POLICY
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#777777"
 PANEL_INCHES = 4.6
+SEEDS_BELOW = 0.25  # of the distance of two rows
 TEXT_STYLE = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10.0}
 
 
@@ -64,7 +65,7 @@ def rewards_plot(measured: Measured, found: dict[str, Any], axes: Any) -> bool:
         for place, row in enumerate(measured.rows):
             if row.values["reward"].shape[0] > 1:
                 means = [_mean(seed) for seed in measured.of_domain(row, "reward", domain)]
-                axis.plot(means, [place] * len(means), ".", color=GREY, zorder=1)
+                axis.plot(means, [place + SEEDS_BELOW] * len(means), ".", color=GREY)
             estimate = _summary(found, domain, row)["metrics"]["reward"]
             _interval(axis, estimate, place, _colour(measured, row))
         axis.set_yticks(range(len(measured.rows)), [row.plan.name for row in measured.rows])

@@ -14,6 +14,7 @@ from ..settings import SettingsError
 from .gallery import Gallery
 from .measured import Measured
 from .settings import BEST_OF_N, ORACLE, PEOPLE, PLAIN, SUFFIX
+from .tables import digits, estimate_table, estimate_text
 
 JSON_NAME, PAGE_NAME, CANDIDATES_NAME = "report.json", "report.html", "candidates.jsonl"
 ROW_TEXTS = {
@@ -77,17 +78,14 @@ def report_page(
             [(row.plan.name, row_text(row.plan.name), row.note) for row in measured.rows],
         ),
     ]
-    for domain in measured.inputs.domains:
-        parts += _domain_parts(measured, found, domain)
-    parts += [page.heading("Plots")]
-    parts += [_figure(text, svg) for text, svg in plots]
-    if not plots:
-        parts.append(page.paragraph("There are no plots: matplotlib is not installed.", "note"))
-    parts += _length_parts(measured, found)
+    parts += _plot_parts(plots)
     for domain in measured.inputs.domains:
         pictures = gallery.html_of(measured, domain)
         if pictures:
             parts += [page.heading(f"Pictures, {domain}"), pictures]
+    for domain in measured.inputs.domains:
+        parts += _domain_parts(measured, found, domain)
+    parts += _length_parts(measured, found)
     parts += [
         page.heading("What each number is"),
         page.table(("name", "definition"), list(measured.metrics.items())),
@@ -114,31 +112,35 @@ def _about(measured: Measured, found: dict[str, Any]) -> str:
 def acceptance_table(lines: Sequence[dict[str, Any]]) -> str:
     if not lines:
         return page.paragraph("None of the rows that it is about was asked for.", "note")
-    rows = [
-        (line["name"], page.number(line["value"]), _range(line), line["asked"], line["met"],
-         line["number"] or None, line["note"])
-        for line in lines
-    ]  # fmt: skip
+    rows = []
+    for line in lines:
+        value, interval = (text.replace(" ", "\N{NO-BREAK SPACE}") for text in digits(line))
+        count = line["number"] or None
+        rows.append(
+            (line["name"], value, interval, line["asked"], line["met"], count, line["note"])
+        )
     return page.table(("", "measured", "95% interval", "asked", "", "user inputs", ""), rows)
+
+
+def _plot_parts(plots: Sequence[tuple[str, str]]) -> list[str]:
+    if not plots:
+        return [page.paragraph("There are no plots: matplotlib is not installed.", "note")]
+    return [page.heading("Plots"), *(_figure(text, svg) for text, svg in plots)]
 
 
 def _domain_parts(measured: Measured, found: dict[str, Any], domain: str) -> list[str]:
     entries = [entry for entry in found["rows"] if entry["domain"] == domain]
     names = list(measured.metrics)
-    heads = ("row", "reward", "gap closed", *names[1:])
-    rows = []
+    rows: list[list[Any]] = []
     for entry in entries:
-        metrics = entry["metrics"]
-        values = [page.number(metrics[name]["value"]) for name in names[1:]]
-        gap = estimate_text(entry["gap_share"])
-        rows.append((entry["row"], estimate_text(metrics["reward"]), gap, *values))
+        values = [entry["metrics"][name] for name in names]
+        rows.append([entry["row"], values[0], entry["gap_share"], *values[1:]])
         for place, part in enumerate(entry.get("by_seed", ()), start=1):
-            metrics = part["metrics"]
-            values = [page.number(metrics[name]["value"]) for name in names[1:]]
-            rows.append((f"· seed {place}", estimate_text(metrics["reward"]), "", *values))
+            values = [part["metrics"][name] for name in names]
+            rows.append([f"· seed {place}", values[0], None, *values[1:]])
     return [
         page.heading(f"Means, {domain}"),
-        page.table(heads, rows),
+        estimate_table(("row", "reward", "gap closed", *names[1:]), rows),
         page.heading(f"Differences, {domain}"),
         page.paragraph(
             "Row minus earlier row. Bold where the whole 95% interval is on one side of 0.", "note"
@@ -171,16 +173,11 @@ def _difference_table(measured: Measured, found: dict[str, Any], domain: str) ->
     for entry in found["differences"]:
         if entry["domain"] == domain:
             by_pair.setdefault((entry["row"], entry["minus"]), {})[entry["metric"]] = entry
-    lines = ["<tr>" + "".join(f"<th>{html.escape(n)}</th>" for n in ("", *metrics)) + "</tr>"]
-    for (row, minus), of_metric in by_pair.items():
-        cells = [f"<td>{html.escape(row)} − {html.escape(minus)}</td>"]
-        for name in metrics:
-            entry = of_metric[name]
-            clear = entry["low"] > 0.0 or entry["high"] < 0.0
-            text = html.escape(estimate_text(entry))
-            cells.append(f"<td><b>{text}</b></td>" if clear else f"<td>{text}</td>")
-        lines.append("<tr>" + "".join(cells) + "</tr>")
-    return '<div class="scroll"><table>\n' + "\n".join(lines) + "\n</table></div>"
+    rows = [
+        [f"{row} − {minus}", *(of_metric[name] for name in metrics)]
+        for (row, minus), of_metric in by_pair.items()
+    ]
+    return estimate_table(("", *metrics), rows, bold_clear=True)
 
 
 def _length_parts(measured: Measured, found: dict[str, Any]) -> list[str]:
@@ -195,11 +192,12 @@ def _length_parts(measured: Measured, found: dict[str, Any]) -> list[str]:
             (
                 f"{low} to {high}",
                 next(iter(of_row.values()))["num_inputs"],
-                *(estimate_text(of_row[name]["gain"]) for name in names),
+                *(of_row[name]["gain"] for name in names),
             )
             for (low, high), of_row in by_bucket.items()
         ]
-        parts.append(page.table((f"CLIP tokens, {domain}", "user inputs", *names), rows))
+        heads = (f"CLIP tokens, {domain}", "user inputs", *names)
+        parts.append(estimate_table(heads, rows, bold_clear=True))
     return parts
 
 
@@ -236,7 +234,7 @@ def markdown(measured: Measured, found: dict[str, Any]) -> str:
     verdicts = {True: "met", False: "**missed**", None: ""}
     for line in found["acceptance"]:
         cells = [
-            verdicts[line["met"]], page.number(line["value"]), _range(line), line["asked"],
+            verdicts[line["met"]], *digits(line), line["asked"],
             line["name"],
         ]  # fmt: skip
         lines.append(_markdown_row(cells))
@@ -253,20 +251,6 @@ def _over_plain(found: dict[str, Any], domain: str, row: str) -> str:
 
 def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def estimate_text(estimate: dict[str, Any] | None) -> str:
-    """ "0.53 (0.48 to 0.58)"; "" of none."""
-    if estimate is None or not math.isfinite(estimate["value"]):
-        return ""
-    interval = _range(estimate)
-    return page.number(estimate["value"]) + (f" ({interval})" if interval else "")
-
-
-def _range(estimate: dict[str, Any]) -> str:
-    if not math.isfinite(estimate["low"]):
-        return ""
-    return f"{page.number(estimate['low'])} to {page.number(estimate['high'])}"
 
 
 def plain_values(value: Any) -> Any:

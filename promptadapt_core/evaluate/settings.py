@@ -53,7 +53,7 @@ class EvaluateSettings(Settings):
         "user_input,suffix,best_of_n",
         "what to compare, separated by commas: user_input, suffix, best_of_n, people, oracle (lab "
         "only), and policies as NAME=FOLDER; a NAME given several times is one method with "
-        "several training seeds",
+        "several training seeds; those called sft and rl are held against what must show",
         metavar="ROW,ROW,...",
     )
     out: str = setting("", "folder for the report; the same command goes on", metavar="FOLDER")
@@ -98,7 +98,7 @@ class EvaluateSettings(Settings):
     num_shown: int = setting(
         8, "user inputs of each domain whose pictures the page shows", low=0, high=1000
     )
-    num_draws: int = setting(1000, "resamplings behind each interval", low=100, high=1_000_000)
+    num_draws: int = setting(1000, "resamplings behind each interval", low=100, high=20_000)
 
 
 def planned_rows(settings: EvaluateSettings) -> list[RowPlan]:

@@ -9,13 +9,12 @@ seeds and other user inputs would give. A user input counts where all of both si
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 from collections.abc import Callable
 
 import numpy as np
-
-from ..intervals import bootstrap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,54 +45,61 @@ class Resampling:
 
     def mean(self, values: np.ndarray) -> Estimate:
         """Of (K, N): the mean over user inputs of the mean over training seeds."""
-        return self._estimate((values,), lambda means: means[0])
+        return self._estimate(lambda means: means, values)
 
     def difference(self, first: np.ndarray, second: np.ndarray) -> Estimate:
         """The mean of first (K, N) - second (L, N)."""
-        return self._estimate((first, second), lambda means: means[0] - means[1])
+        return self._estimate(lambda one, other: one - other, first, second)
 
     def gap_share(self, row: np.ndarray, plain: np.ndarray, ceiling: np.ndarray) -> Estimate:
         """(row - plain) / (ceiling - plain) of the means; nan where the ceiling is no higher than
         the plain user input."""
 
-        def share(means: list[float]) -> float:
-            gap = means[2] - means[1]
-            return (means[0] - means[1]) / gap if gap > 0.0 else math.nan
+        def share(row: np.ndarray, plain: np.ndarray, ceiling: np.ndarray) -> np.ndarray:
+            gap = ceiling - plain
+            return np.where(gap > 0.0, (row - plain) / np.where(gap > 0.0, gap, 1.0), np.nan)
 
-        return self._estimate((row, plain, ceiling), share)
+        return self._estimate(share, row, plain, ceiling)
 
     def gain_over_gain(self, first: np.ndarray, second: np.ndarray, third: np.ndarray) -> Estimate:
         """(first - second) - (second - third) of the means: how much more the last step adds."""
-        return self._estimate(
-            (first, second, third), lambda means: means[0] - 2.0 * means[1] + means[2]
-        )
+        return self._estimate(lambda a, b, c: (a - b) - (b - c), first, second, third)
 
-    def _estimate(
-        self, sides: tuple[np.ndarray, ...], statistic: Callable[[list[float]], float]
-    ) -> Estimate:
+    def _estimate(self, statistic: Callable[..., np.ndarray], *sides: np.ndarray) -> Estimate:
+        """statistic: of the means of the sides, (1,) or (num_draws,) each."""
         whole = np.logical_and.reduce([np.isfinite(side).all(axis=0) for side in sides])
         kept = [side[:, whole] for side in sides]
         number = int(whole.sum())
         if number == 0:
             return Estimate(math.nan, math.nan, math.nan, 0)
-        value = statistic([float(side.mean()) for side in kept])
+        value = float(statistic(*(side.mean(keepdims=True)[0] for side in kept))[0])
         if number == 1:
             return Estimate(value, math.nan, math.nan, 1)
-        again = np.random.Generator(np.random.PCG64([self.seed, 1]))
+        drawn = statistic(*(self._means(side, place) for place, side in enumerate(kept)))
+        drawn = drawn[np.isfinite(drawn)]
+        if not len(drawn):
+            return Estimate(value, math.nan, math.nan, number)
+        low, high = np.quantile(drawn, (0.025, 0.975))
+        return Estimate(value, float(low), float(high), number)
 
-        def drawn(rows: np.ndarray) -> float:
-            return statistic([_drawn_mean(side, rows, again) for side in kept])
+    def _means(self, values: np.ndarray, place: int) -> np.ndarray:
+        """(num_draws,): the mean of (K, N) over user inputs drawn anew, the same for each place,
+        and over training seeds, drawn anew for each place where there are several."""
+        means = _shares(values.shape[1], self.seed, 0, self.num_draws) @ values.T
+        return (means * _shares(len(values), self.seed, place + 1, self.num_draws)).sum(axis=1)
 
-        low, high = bootstrap(drawn, number, self.seed, self.num_draws)
-        return Estimate(value, low, high, number)
 
-
-def _drawn_mean(values: np.ndarray, rows: np.ndarray, draws: np.random.Generator) -> float:
-    """The mean over these user inputs, and training seeds drawn anew if there are several."""
-    if len(values) == 1:
-        return float(values[0, rows].mean())
-    seeds = draws.integers(len(values), size=len(values))
-    return float(values[np.ix_(seeds, rows)].mean())
+@functools.lru_cache(maxsize=64)
+def _shares(number: int, seed: int, stream: int, num_draws: int) -> np.ndarray:
+    """(num_draws, number): how often each of `number` is drawn when as many are drawn with
+    replacement, as shares of 1."""
+    draws = np.random.Generator(np.random.PCG64([seed, stream, number]))
+    drawn = draws.integers(number, size=(num_draws, number))
+    rows = np.repeat(np.arange(num_draws) * number, number)
+    counts = np.bincount(rows + drawn.ravel(), minlength=num_draws * number)
+    shares = counts.reshape(num_draws, number) / number
+    shares.setflags(write=False)
+    return shares
 
 
 def seed_of(*parts: object) -> int:

@@ -98,9 +98,13 @@ def cache_folder() -> Path:
 
 
 def recommended(weights: Path) -> dict[str, Any]:
-    """The ImageSettings that suit the weights."""
-    there = (weights / RENDERER_NAME).is_file()
-    return recommended_settings(weights) if there else RECOMMENDED
+    """The ImageSettings that suit the weights; SettingsError("weights", ...) for a broken file."""
+    if not (weights / RENDERER_NAME).is_file():
+        return RECOMMENDED
+    try:
+        return recommended_settings(weights)
+    except SettingsError as error:
+        raise SettingsError("weights", error.reason) from None
 
 
 def check_weights(weights: Path) -> None:
@@ -114,6 +118,8 @@ def check_weights(weights: Path) -> None:
                 check_safetensors(path)
     except SettingsError as error:
         raise SettingsError("weights", error.reason) from None
+    except OSError as error:  # such as a name that is too long
+        raise SettingsError("weights", f"{weights} cannot be read ({error.strerror})") from None
 
 
 def weight_files(part: Path) -> list[Path]:

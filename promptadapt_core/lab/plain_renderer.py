@@ -45,8 +45,12 @@ class PlainRenderer:
         try:
             self.transformer = PlainTransformer(weights / "transformer", self.device)
             self.decoder = PlainDecoder(weights / "vae", self.device)
-            self._check_size(self.settings.size)
-            self._draw([""], torch.zeros(self._noise_shape(1)), torch.tensor([1.0, 0.0]))
+            size = self.settings.size
+            self._check_size(size)
+            noise = torch.zeros(self._noise_shape(1))
+            tried = self._draw([""], noise, torch.tensor([1.0, 0.0]))
+            if tried.shape != (1, size, size, 3):
+                raise ValueError(f"it makes pictures of {tuple(tried.shape)}")
         except SettingsError:
             raise
         except Exception as error:  # whatever weights and configs of another shape lead to
