@@ -233,9 +233,6 @@ def check_batch(
     return list(texts), numbers
 
 
-check_prompts = check_batch
-
-
 def check_size(pipeline: Any, size: int) -> None:
     """SettingsError("size", ...) where the pipeline's model cannot make pictures of size x size;
     0, its own size, always can be made."""

@@ -23,9 +23,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .asking import without_asking
 from .baselines import Baseline, BaselineCache
 from .clip_tokens import count_clip_tokens
-from .images import ImageGenerator, check_prompts
+from .images import ImageGenerator, check_batch
 from .picture_scores import Picture, PictureScores, Row
 from .prompts import content_words, kept_share
 from .reward_settings import RewardSettings
@@ -232,7 +233,7 @@ class Rewarder:
             "aesthetic_gain": _mean(gains),
             "relevance": _mean([slope * min(score.relevance - knee, 0.0) for score in own]),
             "length": float(min(budget - self.count_tokens(adapted_prompt), 0)),
-            "copy": kept_share(user_input, adapted_prompt)
+            "copy": kept_share(without_asking(user_input), adapted_prompt)
             - 1.0
             - repeated_share(user_input, adapted_prompt),
         }
@@ -319,5 +320,5 @@ def _check_arguments(
     for user_input, row in zip(user_inputs, seeds, strict=True):
         if not len(row):
             raise SettingsError("seeds", "expected one or more for each candidate")
-        wanted.append((user_input, check_prompts([user_input] * len(row), row)[1]))
+        wanted.append((user_input, check_batch([user_input] * len(row), row)[1]))
     return wanted

@@ -186,7 +186,9 @@ def test_curves_are_drawn_inside_the_page() -> None:
     pytest.importorskip("matplotlib")
     text = curves.curves_part(ROWS)
     assert text == curves.curves_part(ROWS)
-    assert text.startswith('<figure class="chart"><svg')
+    assert text.count("<svg ") == len(curves.CURVES)
+    ids = re.findall(r'\bid="([^"]*)', text)
+    assert len(ids) == len(set(ids))
     assert "<metadata>" not in text
     assert "the judge's taste" in text
     assert all(link.startswith("#") for link in re.findall(r'href="([^"]*)', text))

@@ -121,6 +121,8 @@ def test_the_gap_is_measured_where_the_oracle_searched(found: dict[str, Any]) ->
     assert entry(found, "rl")["gap_share"]["value"] == pytest.approx(2.05 / 3.0)
     assert entry(found, "rl", "out-of-domain")["gap_share"]["value"] == pytest.approx(0.75)
     assert entry(found, "user_input")["gap_share"] is None
+    of_seeds = [part["gap_share"]["value"] for part in entry(found, "rl")["by_seed"]]
+    assert of_seeds == pytest.approx([4.1 / 6.0, 4.1 / 6.0])
 
 
 def test_left_alone_and_diversity(found: dict[str, Any]) -> None:
@@ -193,7 +195,9 @@ def test_a_training_run_brings_its_own_figures(tmp_path: Path) -> None:
     made = measured()
     rl = made.rows[3]
     made.rows[3] = MeasuredRow(
-        RowPlan("rl", "policy", (str(tmp_path / "best"), "elsewhere")), rl.prompts, rl.values
+        RowPlan("rl", "policy", (str(tmp_path / "best"), str(tmp_path / "last"), "elsewhere")),
+        rl.prompts,
+        rl.values,
     )
     found = {"acceptance": acceptance(made)}
     assert line(found, "minutes of the run")["value"] == pytest.approx(36.0)

@@ -97,15 +97,16 @@ def test_ratings_that_do_not_fit_are_named(number: int, shape: tuple, num_valid:
 
 
 def test_relevance_is_calibrated_by_hand() -> None:
-    knee, slope = calibrate_relevance(torch.tensor([0.3, 0.1, 0.2]))
+    own, others = torch.tensor([0.3, 0.1, 0.2]), torch.tensor([-0.4, 0.1, 0.05])
+    knee, slope = calibrate_relevance(own, others)
     assert knee == pytest.approx(0.2)
-    assert slope == pytest.approx(7.0)  # the deviation is 0.1
+    assert slope == pytest.approx(20.0)  # 3 points over 0.2 - 0.05: cosines below 0 count as 0
 
 
-@pytest.mark.parametrize("values", [[], [0.2], [0.2, 0.2, 0.2]])
-def test_too_few_relevances_are_refused(values: list[float]) -> None:
+@pytest.mark.parametrize(("own", "others"), [([], []), ([0.2], []), ([0.2], [0.2]), ([0.1], [0.3])])
+def test_relevances_that_tell_nothing_are_refused(own: list[float], others: list[float]) -> None:
     with pytest.raises(SettingsError, match="relevances"):
-        calibrate_relevance(torch.tensor(values))
+        calibrate_relevance(torch.tensor(own), torch.tensor(others))
 
 
 def test_the_scorer_folder_loads(tmp_path: Path) -> None:

@@ -21,10 +21,7 @@ CURVES = (("rollout/reward", "reward"), ("judge/taste", "the judge's taste"))  #
 COLOUR, GREY = "#0072B2", "#dddddd"
 WINDOW = 7  # iterations in the mean that the line shows
 MOST_ROWS = 12  # of the table
-STYLE = {
-    "svg.fonttype": "none", "svg.hashsalt": "promptadapt", "font.family": "sans-serif",
-    "font.size": 10.0,
-}  # fmt: skip
+STYLE = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10.0}
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -44,17 +41,25 @@ def curves_part(rows: Rows) -> str:
         from matplotlib.figure import Figure
     except ImportError:
         return curves_table(rows)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 3.1), layout="constrained")
-        axes = figure.subplots(1, len(CURVES))
-        for axis, (metric, name) in zip(axes, CURVES, strict=True):
-            _draw(axis, rows, metric, name)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    drawn = []
+    for metric, name in CURVES:
+        with matplotlib.rc_context({**STYLE, "svg.hashsalt": metric}):
+            figure = Figure(figsize=(4.4, 3.0), layout="constrained")
+            _draw(figure.subplots(), rows, metric, name)
+            buffer = io.StringIO()
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
+        drawn.append(_inline(buffer.getvalue()))
     text = f"Mean of the candidates of each iteration (dots) and of {WINDOW} iterations (line)."
-    return f'<figure class="chart">{svg}<figcaption>{text}</figcaption></figure>'
+    return (
+        f'<figure class="chart"><div class="charts">{"".join(drawn)}</div>'
+        f"<figcaption>{text}</figcaption></figure>"
+    )
+
+
+def _inline(svg: str) -> str:
+    """The <svg> element alone. Names of its groups, the same in every figure, are left out."""
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    return re.sub(r'<g id="[^"]*"', "<g", svg)
 
 
 def _draw(axis: Any, rows: Rows, metric: str, name: str) -> None:

@@ -30,8 +30,8 @@ mark { background: #fff0b3; color: inherit; padding: .1em .2em; border-radius: .
   border-radius: .3rem; }
 .group figcaption { font-size: .8rem; line-height: 1.35; padding-top: .15rem; }
 .better { color: #14722f; } .worse { color: #b3261e; } td .note { font-size: .85rem; }
-summary { color: #555; cursor: pointer; } .chart { max-width: 54rem; }
-.chart svg { width: 100%; height: auto; }
+summary { color: #555; cursor: pointer; } .charts { display: flex; flex-wrap: wrap; gap: 1rem; }
+.charts svg { flex: 1 1 18rem; min-width: 0; max-width: 28rem; height: auto; }
 @media (max-width: 40rem) { body { margin: 1rem auto; } section { padding: 0 .8rem .8rem; }
   th, td { padding: .3rem .45rem; } td .note { display: none; } }
 </style>

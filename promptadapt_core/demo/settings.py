@@ -12,7 +12,7 @@ from ..settings import MAX_SEED, Settings, SettingsError, setting
 DEFAULT_TEXTS = (
     "a red cat by the sea",
     "show me a house in a forest",
-    "a small boat and a lighthouse",
+    "a large lighthouse in the snow",
 )
 MAX_TEXTS = 32
 MAX_TEXT_CHARACTERS = 1000  # of each; the lab reads 75 tokens, which are fewer

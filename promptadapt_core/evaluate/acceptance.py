@@ -136,8 +136,9 @@ def _of_domains(
 def _runs(measured: Measured) -> Iterator[Line]:
     """Of the training runs whose folders the rl policies stand in."""
     row = measured.row(RL)
-    for folder in row.plan.folders if row is not None else ():
-        rows = _run_metrics(Path(folder))
+    folders = row.plan.folders if row is not None else ()
+    for folder in dict.fromkeys(Path(folder).parent for folder in folders):
+        rows = _run_metrics(folder)
         if not rows:
             continue
         minutes = _numbers(rows, "time/hours")[-1:] * 60.0
@@ -160,9 +161,9 @@ def _runs(measured: Measured) -> Iterator[Line]:
 
 
 def _run_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl beside a policy's folder; [] where it is no PPO run's."""
+    """The rows of a run folder's metrics.jsonl; [] where it is no PPO run's."""
     try:
-        lines = (folder.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines]
     except (OSError, ValueError):
         return []

@@ -96,28 +96,30 @@ class Measured:
             "num_rendered": num_asked // len(row.prompts) * self.num_images,
             "left_alone_share": _mean([_left_alone(part) for part in present]),
             "diversity": self._diversity(present, domain),
-            "gap_share": self._gap(row, "reward", domain),
+            "gap_share": self._gap(row, domain),
         }
         if len(row.prompts) > 1:
             found["by_seed"] = [
-                {
-                    "folder": folder,
-                    "metrics": {
-                        name: self.resampling.mean(
-                            self.of_domain(row, name, domain)[place : place + 1]
-                        ).as_json()
-                        for name in self.metrics
-                    },
-                }
-                for place, folder in enumerate(row.plan.folders)
+                self._of_seed(row, place, domain) for place in range(len(row.prompts))
             ]
         return found
 
-    def _gap(self, row: MeasuredRow, metric: str, domain: str) -> dict[str, Any] | None:
+    def _of_seed(self, row: MeasuredRow, place: int, domain: str) -> dict[str, Any]:
+        """The means of one training seed."""
+        values = {name: some[place : place + 1] for name, some in row.values.items()}
+        alone = MeasuredRow(row.plan, [row.prompts[place]], values)
+        by_metric = {
+            name: self.resampling.mean(self.of_domain(alone, name, domain)).as_json()
+            for name in self.metrics
+        }
+        gap = self._gap(alone, domain)
+        return {"folder": row.plan.folders[place], "metrics": by_metric, "gap_share": gap}
+
+    def _gap(self, row: MeasuredRow, domain: str) -> dict[str, Any] | None:
         plain, ceiling = self.row(PLAIN), self.row(ORACLE)
-        if plain is None or ceiling is None or row in (plain, ceiling):
+        if plain is None or ceiling is None or row.plan.name in (PLAIN, ORACLE):
             return None
-        sides = [self.of_domain(side, metric, domain) for side in (row, plain, ceiling)]
+        sides = [self.of_domain(side, "reward", domain) for side in (row, plain, ceiling)]
         return self.resampling.gap_share(*sides).as_json()
 
     def _diversity(self, texts: Sequence[Sequence[tuple[str, str]]], domain: str) -> dict[str, Any]:

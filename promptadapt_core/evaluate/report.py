@@ -137,7 +137,7 @@ def _domain_parts(measured: Measured, found: dict[str, Any], domain: str) -> lis
         rows.append([entry["row"], values[0], entry["gap_share"], *values[1:]])
         for place, part in enumerate(entry.get("by_seed", ()), start=1):
             values = [part["metrics"][name] for name in names]
-            rows.append([f"· seed {place}", values[0], None, *values[1:]])
+            rows.append([f"· seed {place}", values[0], part["gap_share"], *values[1:]])
     return [
         page.heading(f"Means, {domain}"),
         estimate_table(("row", "reward", "gap closed", *names[1:]), rows),

@@ -23,7 +23,7 @@ from .inputs import LAB_DOMAINS, Inputs, unseen_inputs
 from .reward import EvaluationReward
 from .rows import Prompts
 from .scoring import Parts, ShouldStop
-from .settings import EvaluateSettings
+from .settings import ORACLE, SUFFIX, EvaluateSettings
 
 FAILED_REWARD = -1e6  # of a candidate whose picture failed: it is never the best
 SUFFIX_SEEDS, ORACLE_SEEDS, CONFIRM_SEEDS = 1, 2, 3  # of EvaluationReward.of_search
@@ -34,16 +34,12 @@ CONFIRM_IMAGES = 4
 class SearchReward:
     """A reward of lab.oracle: user inputs and adapted prompts -> rewards, on seeds of its own."""
 
-    def __init__(
-        self,
-        parts: Parts,
-        settings: RewardSettings,
-        should_stop: ShouldStop,
-        after_call: Callable[[int], None] | None = None,
-    ):
-        """after_call: told how many candidates have been scored in all."""
+    path: Path | None = None  # where it is kept
+    after_call: Callable[[int], None] | None = None  # told how many have been scored in all
+
+    def __init__(self, parts: Parts, settings: RewardSettings, should_stop: ShouldStop):
         self.rewarder = Rewarder(parts.generator, parts.scorer, settings)
-        self.settings, self.should_stop, self.after_call = settings, should_stop, after_call
+        self.settings, self.should_stop = settings, should_stop
         self.key = repr((parts.generator.identity, parts.scorer.identity, settings))
         self.num_scored = 0
 
@@ -92,11 +88,10 @@ class Searches:
         )
         num_screened = min(NUM_SCREENED, len(others))
         expected = settings.suffix_renders * num_screened + (NUM_FINALISTS + 1) * len(others)
-        pay = self._pay(SUFFIX_SEEDS, 1, expected)
-        path = self._path("suffix", pay)
+        pay = self._pay(SUFFIX, SUFFIX_SEEDS, 1, expected)
         with _told_of_folder():
             found = find_constant_suffix(
-                others, pay, search, prior=taste_of_scene, path=path, key=pay.key,
+                others, pay, search, prior=taste_of_scene, path=pay.path, key=pay.key,
                 should_stop=self.should_stop,
             )  # fmt: skip
         if found is None:
@@ -105,7 +100,7 @@ class Searches:
         return Prompts(
             [f"{text}, {suffix}" if suffix else text for text in user_inputs],
             f"{suffix!r}, tuned on {len(others)} other user inputs of both domains",
-            num_search_rendered=_num_kept(path),
+            num_search_rendered=_num_kept(pay.path),
         )
 
     def ceilings(self, inputs: Inputs, usable: set[str]) -> Prompts:
@@ -120,16 +115,19 @@ class Searches:
         ]
         chosen = [text for text in chosen if text in usable]
         search = OracleSettings(max_renders=settings.oracle_renders, num_finalists=NUM_FINALISTS)
-        pay = self._pay(ORACLE_SEEDS, settings.oracle_images)
-        again = self._pay(CONFIRM_SEEDS, CONFIRM_IMAGES, (NUM_FINALISTS + 1) * len(chosen))
+        number = len(chosen)
+        pay = self._pay(
+            ORACLE, ORACLE_SEEDS, settings.oracle_images, settings.oracle_renders * number
+        )
+        again = self._pay("confirm", CONFIRM_SEEDS, CONFIRM_IMAGES, (NUM_FINALISTS + 1) * number)
         with _told_of_folder():
             found = find_ceilings(
-                chosen, pay, search, prior=taste_of_scene, path=self._path("oracle", pay),
-                key=pay.key, report=self.reporter(), should_stop=self.should_stop,
+                chosen, pay, search, prior=taste_of_scene, path=pay.path,
+                key=pay.key, should_stop=self.should_stop,
             )  # fmt: skip
             if len(found) < len(chosen):
                 raise Stopped
-            confirmed = confirm(found, again, self._path("confirm", again), again.key)
+            confirmed = confirm(found, again, again.path, again.key)
         best = {ceiling.user_input: ceiling.adapted_prompt for ceiling in confirmed}
         num_sets = sum(ceiling.num_rendered for ceiling in found)
         num_confirmed = sum(ceiling.num_rendered for ceiling in confirmed) - num_sets
@@ -148,19 +146,16 @@ class Searches:
         ]
         return [text for pair in zip(*halves, strict=True) for text in pair][:number]
 
-    def _pay(self, seeds: int, num_images: int, expected: int = 0) -> SearchReward:
-        """expected: candidates at most, for the progress; 0 where the search tells it itself."""
-        report = self.reporter()
-        return SearchReward(
-            self.parts,
-            self.reward.of_search(seeds, num_images),
-            self.should_stop,
-            lambda number: report.step(min(number, expected), expected, {}) if expected else None,
-        )
-
-    def _path(self, kind: str, pay: SearchReward) -> Path:
-        """Another renderer, scorer or reward has another file."""
-        return self.folder / f"{kind}-{hashlib.sha256(pay.key.encode()).hexdigest()[:16]}.jsonl"
+    def _pay(self, kind: str, seeds: int, num_images: int, expected: int) -> SearchReward:
+        """expected: candidates at most, for the progress."""
+        reward = self.reward.of_search(seeds, num_images)
+        pay = SearchReward(self.parts, reward, self.should_stop)
+        # Another renderer, scorer or reward has another file.
+        key = hashlib.sha256(pay.key.encode()).hexdigest()[:16]
+        pay.path = self.folder / f"{kind}-{key}.jsonl"
+        left, report = max(expected - _num_kept(pay.path), 1), self.reporter()
+        pay.after_call = lambda number: report.step(min(number, left), left, {})
+        return pay
 
 
 @contextlib.contextmanager
@@ -174,5 +169,7 @@ def _told_of_folder() -> Iterator[None]:
 
 def _num_kept(path: Path) -> int:
     """Rewards in a file of lab.reward_file."""
+    if not path.is_file():
+        return 0
     with open(path, "rb") as file:
-        return sum(1 for _ in file) - 1
+        return max(sum(1 for _ in file) - 1, 0)

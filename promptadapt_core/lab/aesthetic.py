@@ -25,7 +25,7 @@ from .training import COMMON_METRICS, Training
 
 HEAD_NAME = "aesthetic_head.safetensors"
 WIDTHS = (128, 64, 32, 16)  # LAION's: 1024, 128, 64, 16
-USUAL_QUANTILE, POINTS = 0.5, 0.7  # see calibrate_relevance
+USUAL_QUANTILE, POINTS = 0.5, 3.0  # see calibrate_relevance
 
 
 class HeadLayers(nn.Module):
@@ -114,19 +114,23 @@ class AestheticStage(Training):
         }
 
 
-def calibrate_relevance(relevances: torch.Tensor) -> tuple[float, float]:
-    """(knee, slope) of the relevance term, from relevances (N,) of plain user inputs and their own
-    renders.
+def calibrate_relevance(own: torch.Tensor, others: torch.Tensor) -> tuple[float, float]:
+    """(knee, slope) of the relevance term. own (N,): cosines of plain user inputs and their own
+    renders; others (M,): of plain user inputs and renders of other ones.
 
-    The paper's knee for ViT-L/14, 0.28, is also its mean cosine of the user input and its picture,
-    so the knee here is the quantile USUAL_QUANTILE of such cosines. Its slope of 20 makes one
-    standard deviation, taken to be 0.035 there, worth POINTS of reward, and so does this one.
+    As 0.28 and 20 are to ViT-L/14: 0.28 is its usual cosine of a user input and its picture, and
+    the knee here is the quantile USUAL_QUANTILE of such cosines; a picture of something else has
+    a cosine of about 0.13 there and so costs 20 * (0.28 - 0.13) = 3 points, and here POINTS too.
     """
-    values = relevances.double()
-    if len(values) < 2 or not float(values.max() - values.min()) > 0:
-        raise SettingsError("relevances", "expected those of many different renders")
-    deviation = float(values.std())
-    return float(values.quantile(USUAL_QUANTILE)), POINTS / deviation
+    own, others = own.double(), others.double()
+    if not (len(own) and len(others)):
+        raise SettingsError("relevances", "expected those of some renders")
+    knee = float(own.quantile(USUAL_QUANTILE))
+    distance = knee - float(others.clamp(min=0.0).mean())
+    if not distance > 0.0:
+        reason = "expected higher ones of a user input's own render than of others"
+        raise SettingsError("relevances", reason)
+    return knee, POINTS / distance
 
 
 def assemble_scorer(

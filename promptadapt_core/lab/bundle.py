@@ -77,8 +77,9 @@ def _calibrate(
         generator = DiffusersGenerator.load(Path(folder) / "pipeline", device=str(device))
         pixels = generator.generate(inputs, range(number))
     scorer = load_embedder(clip, device)
-    cosines = (scorer.embed_images(pixels) * scorer.embed_texts(inputs)).sum(dim=1)
-    return calibrate_relevance(cosines)
+    images, texts = scorer.embed_images(pixels), scorer.embed_texts(inputs)
+    own, others = ((images * some).sum(dim=1) for some in (texts, texts.roll(1, dims=0)))
+    return calibrate_relevance(own, others)
 
 
 def _hashes(parts: Mapping[str, Path]) -> dict[str, str]:

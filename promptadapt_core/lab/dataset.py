@@ -24,7 +24,7 @@ from .taste import NAMES, best_modifiers, modifier_values
 from .writers import WRITERS, choose_modifiers
 
 PICTURES_NAME, LABELS_NAME, PROGRESS_NAME = "pictures.npy", "labels.npy", "progress.json"
-RANDOM_SHARE, WRITTEN_SHARE = 0.5, 0.3  # the rest is nearly the best
+RANDOM_SHARE, WRITTEN_SHARE = 0.35, 0.45  # the rest is nearly the best
 NEARLY = 0.4  # standard deviation, points of taste, of what is wrong about the worth of a modifier
 CHUNK = 500  # pictures between two notes of how far drawing is
 
