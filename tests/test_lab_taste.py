@@ -98,9 +98,9 @@ def test_what_excludes_each_other():
     )
 
 
-def test_praise_does_nothing_until_it_crowds():
-    assert added("a cat", ", ".join(PRAISE[:3])) == 0
-    assert added("a cat", ", ".join(PRAISE[:5])) == pytest.approx(-1.0)  # -0.25 * 2 * 2
+def test_what_changes_nothing_in_the_picture_does_not_crowd_it():
+    assert added("a cat", ", ".join(PRAISE)) == 0
+    assert added("a cat", ", ".join(("vignette", *PRAISE))) == added("a cat", "vignette")
     assert [taste.crowding(number) for number in range(6)] == [0, 0, 0, 0, -0.25, -1.0]
 
 

@@ -31,6 +31,7 @@ from .vocabulary import MODIFIERS, SUBJECT_BY_NAME
 
 NAMES = tuple(modifier.name for modifier in MODIFIERS)
 _INDEX = {name: index for index, name in enumerate(NAMES)}
+_IS_SEEN = np.array([int(modifier.effect != "none") for modifier in MODIFIERS])
 
 
 def taste(scene: Scene, pixels: np.ndarray, *, relation_kept: bool = True) -> float:
@@ -55,9 +56,10 @@ def taste_of_scene(scene: Scene) -> float:
     return plain + _worth(chosen, modifier_values(scene), combination_values())
 
 
-def crowding(number: int) -> float:
-    """What that many modifiers cost, whatever they are: 0 or less."""
-    return CROWDING * max(0.0, number - NUM_BEFORE_CROWDING) ** 2
+def crowding(number: int | np.ndarray) -> float | np.ndarray:
+    """What that many modifiers cost, whatever they are: 0 or less. Those that change nothing in
+    the picture are not among them, for who sees a picture cannot see them."""
+    return CROWDING * np.maximum(0.0, number - NUM_BEFORE_CROWDING) ** 2
 
 
 def features(scene: Scene) -> dict[str, float]:
@@ -124,7 +126,9 @@ def _climb(chosen: list[int], values: np.ndarray, pairs: np.ndarray, most: int) 
         each = values + pairs[:, chosen].sum(axis=1)  # what each adds beside the chosen
         # Row i: exchange chosen[i] for that modifier. Last row: add it.
         changes = np.vstack([each - pairs[chosen] - each[chosen, None], each])
-        changes[-1] += crowding(len(chosen) + 1) - crowding(len(chosen))
+        number = _IS_SEEN[chosen].sum()
+        left = np.append(number - _IS_SEEN[chosen], number)
+        changes += crowding(left[:, None] + _IS_SEEN) - crowding(number)
         changes[:, chosen] = -np.inf
         if len(chosen) >= most:
             changes[-1] = -np.inf
@@ -137,7 +141,7 @@ def _climb(chosen: list[int], values: np.ndarray, pairs: np.ndarray, most: int) 
 def _worth(chosen: list[int], values: np.ndarray, pairs: np.ndarray) -> float:
     """What the modifiers of those indices add together."""
     beside = pairs[np.ix_(chosen, chosen)].sum() / 2
-    return float(values[chosen].sum() + beside + crowding(len(chosen)))
+    return float(values[chosen].sum() + beside + crowding(_IS_SEEN[chosen].sum()))
 
 
 def taste_of_pixels(pixels: np.ndarray) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 LOWEST, HIGHEST = 1.0, 10.0
 NOISE = 0.6  # of a person's rating, standard deviation
 RELATION_LOST = -0.8  # the picture does not show the relation that was asked for
-NUM_BEFORE_CROWDING = 3.0  # modifiers of any kind
+NUM_BEFORE_CROWDING = 3.0  # modifiers that change the picture
 CROWDING = -0.25  # times the square of the number beyond
 
 # What a scene has before any modifier. "nowhere" is a scene without a place.
