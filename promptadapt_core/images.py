@@ -16,6 +16,7 @@ import dataclasses
 import inspect
 import json
 import operator
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -139,7 +140,8 @@ class DiffusersGenerator:
         should_stop: Callable[[], bool] | None = None,
     ) -> np.ndarray:
         """See ImageGenerator. Raises SettingsError for adapted prompts that are no list of texts,
-        for seeds that do not fit them, and where memory does not suffice for one picture."""
+        for seeds that do not fit them, for a picture with values that are no numbers, and where
+        memory does not suffice for one picture."""
         adapted_prompts, seeds = check_batch(adapted_prompts, seeds)
         if not adapted_prompts:
             side = self.settings.size or 1
@@ -172,8 +174,7 @@ class DiffusersGenerator:
             if not is_out_of_memory(error):
                 raise
             return None  # the traceback, which holds the tensors, goes with the error
-        pictures = np.asarray(output.images, dtype=np.float32)
-        return np.rint(np.clip(pictures, 0.0, 1.0) * 255).astype(np.uint8)
+        return to_pixels(np.asarray(output.images, dtype=np.float32))
 
     def _arguments(self, number: int, should_stop: Callable[[], bool] | None) -> dict[str, Any]:
         """What this pipeline is called with for so many pictures, beside texts and generators."""
@@ -211,6 +212,16 @@ def _stopping(should_stop: Callable[[], bool]) -> Callable[..., dict[str, Any]]:
         return tensors
 
     return after_step
+
+
+def to_pixels(pictures: np.ndarray) -> np.ndarray:
+    """(N, H, W, 3) floats, 0 to 1 once they are clipped, as uint8. SettingsError("pictures", ...)
+    where some are not finite, as when half precision overflows: cast, they would be black."""
+    if not np.isfinite(pictures).all():
+        number = int((~np.isfinite(pictures)).any(axis=(1, 2, 3)).sum())
+        reason = f"{number} of {len(pictures)} have values that are no finite numbers"
+        raise SettingsError("pictures", f"{reason}; where it is half precision, try float32")
+    return np.rint(np.clip(pictures, 0.0, 1.0) * 255).astype(np.uint8)
 
 
 def check_batch(
@@ -308,23 +319,46 @@ def _diffusers_release() -> str:
     return "diffusers " + ".".join(diffusers.__version__.split(".")[:2])
 
 
+class _Quiet:
+    """How many blocks of `quiet_libraries` are open, in all threads: what they silence is the
+    process's, so that the first silences it and the last puts it back."""
+
+    def __init__(self) -> None:
+        self.lock, self.depth, self.undo = threading.Lock(), 0, contextlib.ExitStack()
+
+    def enter(self) -> None:
+        from diffusers.utils import logging as of_diffusers
+        from transformers.utils import logging as of_transformers
+
+        with self.lock:
+            if not self.depth:
+                with contextlib.ExitStack() as undo:
+                    for library in (of_diffusers, of_transformers):
+                        undo.callback(library.set_verbosity, library.get_verbosity())
+                        if library.is_progress_bar_enabled():
+                            undo.callback(library.enable_progress_bar)
+                        library.set_verbosity_error()
+                        library.disable_progress_bar()
+                    undo.enter_context(warnings.catch_warnings())
+                    warnings.simplefilter("ignore")
+                    self.undo = undo.pop_all()
+            self.depth += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self.depth -= 1
+            if not self.depth:
+                self.undo.close()
+
+
+_QUIET = _Quiet()
+
+
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """No warnings and no progress bars of diffusers and transformers inside the block."""
-    from diffusers.utils import logging as of_diffusers
-    from transformers.utils import logging as of_transformers
-
-    libraries = (of_diffusers, of_transformers)
-    before = [(x, x.get_verbosity(), x.is_progress_bar_enabled()) for x in libraries]
+    _QUIET.enter()
     try:
-        for library in libraries:
-            library.set_verbosity_error()
-            library.disable_progress_bar()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        for library, verbosity, had_bars in before:
-            library.set_verbosity(verbosity)
-            if had_bars:
-                library.enable_progress_bar()
+        _QUIET.leave()

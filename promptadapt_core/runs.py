@@ -7,6 +7,9 @@ disk and moved there. A process killed at any moment leaves the last good versio
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import glob
 import json
 import math
 import os
@@ -21,6 +24,7 @@ import torch
 
 from .settings import SettingsError
 
+LEFT_SECONDS = 3600.0  # after which the file of an unfinished replace_file is one of a dead process
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
 STATE_NAME = "state.pt"
@@ -47,8 +51,10 @@ class Silent:
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a file beside `path`, flush it to the disk and move it to `path`."""
-    partial = path.with_name(path.name + ".partial")
+    """Let `write` fill a file beside `path`, flush it to the disk and move it to `path`. The file
+    is this process's own: of several that write at once, one wins whole. What killed processes
+    left an hour ago goes."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         write(partial)
         _flush(partial)
@@ -56,6 +62,10 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*partial"):
+        with contextlib.suppress(OSError):  # another process has just removed it
+            if time.time() - left.stat().st_mtime > LEFT_SECONDS:
+                left.unlink()
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
@@ -89,6 +99,15 @@ def finish_replacing(folder: Path) -> None:
     for leftover in (new, old):
         if leftover.exists():
             shutil.rmtree(leftover)
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """The bytes of every file below a folder, by its name there with forward slashes; OSError where
+    there is no folder."""
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def _beside(folder: Path) -> tuple[Path, Path]:
@@ -186,7 +205,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.path / ".writable", "")
-            (self.path / ".writable").unlink()
+            (self.path / ".writable").unlink(missing_ok=True)  # another process may be at it too
         except OSError as error:
             raise SettingsError("out", f"{out} cannot be written ({error.strerror})") from None
 

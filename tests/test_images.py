@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from promptadapt_core.images import (
     DiffusersGenerator,
     ImageSettings,
     check_batch,
+    make_settings,
     quiet_libraries,
+    to_pixels,
 )
 from promptadapt_core.lab.folders import renderer_folder
 from promptadapt_core.lab.text_encoder import write_tokenizer
@@ -37,6 +41,7 @@ def write_sd3(folder: Path) -> Path:
     vae = diffusers.AutoencoderTiny(
         encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4, latent_channels=16
     )
+    torch.nn.init.constant_(vae.decoder.layers[-1].bias, 0.5)  # else some are all black
     transformer.save_pretrained(folder / "parts" / "transformer")
     vae.save_pretrained(folder / "parts" / "vae")
     return renderer_folder(folder / "parts", folder)
@@ -316,6 +321,70 @@ def test_even_sigmas_are_for_flow_matching(tmp_path: Path) -> None:
         folder = write_sd1(tmp_path)
     with pytest.raises(SettingsError, match="DDIMScheduler"):
         load(folder, even_sigmas=True)
+
+
+def test_pixels_are_rounded_and_clipped() -> None:
+    values = np.array([-0.2, 0.0, 0.499 / 255, 0.501 / 255, 1.0, 3.0], dtype=np.float32)
+    assert to_pixels(values.reshape(1, 1, 2, 3)).ravel().tolist() == [0, 0, 0, 1, 255, 255]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_pictures_that_are_no_numbers_are_refused(value: float) -> None:
+    pictures = np.zeros((3, 2, 2, 3), dtype=np.float32)
+    pictures[1, 0, 1] = value
+    with pytest.raises(SettingsError, match="pictures: 1 of 3 have .* try float32"):
+        to_pixels(pictures)
+
+
+def test_a_model_that_overflows_draws_no_black_pictures(sd3: Path) -> None:
+    generator = load(sd3)
+    with torch.no_grad():
+        generator.pipeline.transformer.proj_out.bias[0] = float("nan")
+    with pytest.raises(SettingsError, match="pictures: 2 of 2"):
+        generator.generate(PROMPTS[:2], [0, 1])
+
+
+def test_quiet_blocks_of_several_threads_end_in_any_order() -> None:
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    def state() -> list[Any]:
+        libraries = (of_diffusers, of_transformers)
+        known = [(x.get_verbosity(), x.is_progress_bar_enabled()) for x in libraries]
+        return [*known, list(warnings.filters)]
+
+    before = state()
+    both_inside, first_is_out = threading.Barrier(2, timeout=20), threading.Event()
+    within: list[Any] = []
+
+    def first() -> None:
+        with quiet_libraries():
+            both_inside.wait()
+        first_is_out.set()
+
+    def second() -> None:
+        with quiet_libraries():
+            both_inside.wait()
+            assert first_is_out.wait(20)
+            within.append(state())
+
+    threads = [threading.Thread(target=target) for target in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert within[0][:2] == [(of_diffusers.ERROR, False), (of_transformers.ERROR, False)]
+    assert within[0][2][0][0] == "ignore"
+    assert state() == before
+
+
+def test_quiet_blocks_within_each_other() -> None:
+    before = list(warnings.filters)
+    with quiet_libraries():
+        with pytest.raises(SettingsError), quiet_libraries():
+            make_settings({"colour": 1})
+        assert list(warnings.filters) != before
+    assert list(warnings.filters) == before
 
 
 def remove(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,8 +104,22 @@ def test_relevance_is_calibrated_by_hand() -> None:
     assert slope == pytest.approx(20.0)  # 3 points over 0.2 - 0.05: cosines below 0 count as 0
 
 
-@pytest.mark.parametrize(("own", "others"), [([], []), ([0.2], []), ([0.2], [0.2]), ([0.1], [0.3])])
-def test_relevances_that_tell_nothing_are_refused(own: list[float], others: list[float]) -> None:
+@pytest.mark.parametrize("other", [0.9, 0.55, 0.4999, 0.46])
+def test_a_clip_that_tells_nothing_apart_has_the_steepest_slope_that_may_be(other: float) -> None:
+    found = calibrate_relevance(torch.tensor([0.5, 0.5]), torch.tensor([other]))
+    assert found == (0.5, pytest.approx(60.0))  # 3 points over 0.05, not over 0.0001 or below 0
+
+
+def test_just_above_the_least_distance_the_slope_is_measured() -> None:
+    knee, slope = calibrate_relevance(torch.tensor([0.5]), torch.tensor([0.44]))
+    assert slope == pytest.approx(3 / 0.06, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("own", "others"),
+    [([], []), ([0.2], []), ([], [0.2]), ([math.nan], [0.2]), ([0.2], [0.1, math.inf])],
+)
+def test_relevances_that_are_none_are_refused(own: list[float], others: list[float]) -> None:
     with pytest.raises(SettingsError, match="relevances"):
         calibrate_relevance(torch.tensor(own), torch.tensor(others))
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,51 @@ def test_weights_that_are_lost_are_put_together_again(built: Path) -> None:
     assert contents(built / "weights") == before
 
 
+@pytest.mark.parametrize("name", ["judge/weights/judge.safetensors", "weights/vae/config.json"])
+@pytest.mark.parametrize("cut", [True, False])
+def test_files_that_are_lost_are_written_again(built: Path, name: str, cut: bool) -> None:
+    before = contents(built / "weights"), contents(built / "judge" / "weights")
+    if cut:
+        (built / name).write_bytes(b"")
+    else:
+        (built / name).unlink()
+    assert build(tiny(built)) is None
+    assert (contents(built / "weights"), contents(built / "judge" / "weights")) == before
+
+
+def test_a_killed_calibration_leaves_nothing(built: Path) -> None:
+    script = "\n".join(
+        (
+            "import os, sys; from pathlib import Path; import torch",
+            "from promptadapt_core.lab import bundle; from promptadapt_core.lab.build import WORKS",
+            "bundle.calibrate_relevance = lambda *given: os._exit(9)",
+            "built = Path(sys.argv[1])",
+            "parts = {part: built / works[-1] / 'weights' for part, works in WORKS.items()}",
+            "bundle.write_bundle(built / 'weights', parts, 2, 0, torch.device('cpu'))",
+        )
+    )
+    names, before = {path.name for path in built.iterdir()}, contents(built / "weights")
+    options: dict[str, Any] = {"cwd": Path(__file__).parents[1], "check": False}
+    run = subprocess.run([sys.executable, "-c", script, str(built)], **options)
+    assert run.returncode == 9
+    assert {path.name for path in built.iterdir()} == names | {"weights.new"}
+    assert build(tiny(built)) is None
+    assert {path.name for path in built.iterdir()} == names
+    assert contents(built / "weights") == before
+
+
+def test_an_untrained_clip_is_said_and_not_refused(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle, "_calibrate", lambda *_: (0.1, 60.0))
+    parts = {part: built / WORKS[part][-1] / "weights" for part in PARTS}
+    watcher = Watcher()
+    bundle.write_bundle(tmp_path / "weights", parts, 2, 0, torch.device("cpu"), watcher)
+    assert watcher.lines == ["CLIP hardly tells user inputs apart: relevance will mean little"]
+    found = json.loads((tmp_path / "weights" / "scorer" / "scorer.json").read_text("utf-8"))
+    assert (found["relevance_knee"], found["relevance_slope"]) == (0.1, 60.0)
+
+
 def test_one_part_says_what_it_needs(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="renderer needs vae, .*--part vae first") as caught:
         build(tiny(tmp_path, part="renderer"))
@@ -149,6 +195,33 @@ def test_a_folder_of_another_build_is_refused(tmp_path: Path) -> None:
         building.open_folder(tiny(tmp_path))
 
 
+def test_a_folder_of_another_world_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    building.open_folder(tiny(tmp_path))
+    before = (tmp_path / "build.json").read_bytes()
+    with monkeypatch.context() as changed:
+        changed.setattr(building, "world_fingerprint", lambda: "another")
+        with pytest.raises(
+            SettingsError, match="a build of another version of the lab's"
+        ) as caught:
+            building.open_folder(tiny(tmp_path))
+    assert caught.value.name == "out"
+    building.open_folder(tiny(tmp_path))
+    assert (tmp_path / "build.json").read_bytes() == before
+    (tmp_path / "build.json").write_text('{"seed": 0}', encoding="utf-8")  # of before there was one
+    with pytest.raises(SettingsError, match="another version of the lab's world"):
+        building.open_folder(tiny(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["config.json", "state.pt"])
+def test_the_folder_of_a_training_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(SettingsError, match="holds the run of a training; choose") as caught:
+        building.open_folder(tiny(tmp_path))
+    assert "--resume" not in caught.value.reason
+
+
 def test_two_processes_never_do_the_same_work(tmp_path: Path) -> None:
     settings = tiny(tmp_path, part="judge")
     with building.alone(tmp_path, "judge"):  # the other process
@@ -158,6 +231,71 @@ def test_two_processes_never_do_the_same_work(tmp_path: Path) -> None:
         with building.alone(tmp_path, "vae"):  # another part may go on
             pass
     assert build(settings) is None
+
+
+@pytest.mark.parametrize("name", ["pictures", "weights"])
+def test_what_parts_share_is_waited_for(tmp_path: Path, name: str) -> None:
+    lines, asked = Watcher(), []
+
+    def should_stop() -> bool:
+        asked.append(True)
+        return len(asked) == 3
+
+    with building.alone(tmp_path, name):  # the other process
+        with building.alone(tmp_path, name, should_stop, lines) as mine:
+            assert not mine
+        assert len(asked) == 3
+    assert lines.lines == [f"waiting for another process, which is at work on {tmp_path / name}"]
+    with building.alone(tmp_path, name, should_stop, lines) as mine:
+        assert mine
+    assert len(asked) == 3  # no need to ask
+
+
+def test_a_build_that_waits_can_be_stopped_and_goes_on_when_the_other_is_done(
+    tmp_path: Path,
+) -> None:
+    settings, watcher = tiny(tmp_path, part="vae"), Watcher()
+    with building.alone(tmp_path, "pictures"):  # the other process
+        assert build(settings, should_stop=lambda: True) == "pictures"
+        thread = threading.Thread(target=build, args=(settings,), kwargs={"report": watcher})
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+        assert watcher.lines[-1].startswith("waiting for another process")
+        assert not (tmp_path / "pictures").exists()
+    thread.join()
+    assert watcher.lines[-1] == "still to build: renderer, clip, aesthetic, judge"
+
+
+def test_two_processes_build_two_parts_from_nothing(built: Path, tmp_path: Path) -> None:
+    out = tmp_path / "lab"
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    line = [sys.executable, "-m", "promptadapt_core.lab", "build", "--out", str(out), *flags]
+    options: dict[str, Any] = {
+        "cwd": Path(__file__).parents[1], "stderr": subprocess.PIPE, "text": True,
+        "env": {**os.environ, "OMP_NUM_THREADS": "1"},
+    }  # fmt: skip
+    processes = [
+        subprocess.Popen([*line, "--part", part, "--num-threads=1"], **options)
+        for part in ("vae", "clip")
+    ]
+    for process in processes:
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, said
+    for name in ("vae-encoder", "clip"):
+        assert contents(out / name / "weights").keys() == contents(built / name / "weights").keys()
+
+
+def test_a_disk_that_knows_no_locks_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def acquire(*_: Any, **__: Any) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(building.filelock.FileLock, "acquire", acquire)
+    with pytest.raises(SettingsError, match="cannot be written .*support flock") as caught:
+        building.open_folder(tiny(tmp_path))
+    assert caught.value.name == "out"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
@@ -311,4 +449,5 @@ def test_progress_writes_both_times() -> None:
 
 def test_the_bundle_names_the_parts_that_it_was_made_from(built: Path) -> None:
     note = json.loads((built / "weights.json").read_text("utf-8"))
-    assert sorted(note) == sorted(PARTS)
+    assert sorted(note["parts"]) == sorted(PARTS)
+    assert note["files"] == runs.file_sizes(built / "weights")

@@ -14,6 +14,14 @@ from promptadapt_core.lab import dataset, row_file  # noqa: E402
 from promptadapt_core.settings import SettingsError  # noqa: E402
 
 
+def read_pictures(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(pictures, labels)."""
+    pixels, labels = (
+        row_file.read_rows(folder / name) for name in (dataset.PICTURES_NAME, dataset.LABELS_NAME)
+    )
+    return pixels, labels
+
+
 @pytest.fixture(autouse=True)
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset, "CHUNK", 4)
@@ -25,9 +33,7 @@ def test_a_stopped_drawing_goes_on(tmp_path: Path) -> None:
     assert dataset.write_pictures(folder, 14, 3, should_stop=lambda: next(asked)) == "stopped"
     assert dataset.write_pictures(folder, 14, 3, should_stop=lambda: False) == "done"
     assert dataset.write_pictures(tmp_path / "whole", 14, 3) == "done"
-    for cut, whole in zip(
-        dataset.read_pictures(folder), dataset.read_pictures(tmp_path / "whole"), strict=True
-    ):
+    for cut, whole in zip(read_pictures(folder), read_pictures(tmp_path / "whole"), strict=True):
         assert len(cut) == 14
         assert np.array_equal(cut, whole)
 
@@ -35,14 +41,14 @@ def test_a_stopped_drawing_goes_on(tmp_path: Path) -> None:
 def test_a_smaller_set_is_the_beginning_of_a_larger_one(tmp_path: Path) -> None:
     dataset.write_pictures(tmp_path / "a", 5, 3)
     dataset.write_pictures(tmp_path / "b", 9, 3)
-    small, large = (dataset.read_pictures(tmp_path / name)[0] for name in "ab")
+    small, large = (read_pictures(tmp_path / name)[0] for name in "ab")
     assert np.array_equal(small, large[:5])
     assert dataset.read_scenes(3, 5) == dataset.read_scenes(3, 9)[:5]
 
 
 def test_scenes_belong_to_their_pictures(tmp_path: Path) -> None:
     dataset.write_pictures(tmp_path, 3, 7)
-    pixels, labels = dataset.read_pictures(tmp_path)
+    pixels, labels = read_pictures(tmp_path)
     for number in range(3):
         picture = dataset.numbered_picture(7, number)
         assert np.array_equal(pixels[number], picture.pixels)
@@ -57,13 +63,47 @@ def test_another_seed_or_number_is_refused(tmp_path: Path) -> None:
             dataset.write_pictures(tmp_path, number, seed)
 
 
-def test_no_pictures_and_broken_pictures_are_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [dataset.PICTURES_NAME, dataset.LABELS_NAME])
+@pytest.mark.parametrize("size", [0, 11, 128, -1])
+def test_pictures_that_were_cut_off_are_drawn_anew(tmp_path: Path, name: str, size: int) -> None:
+    dataset.write_pictures(tmp_path, 6, 1)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[:size])
     with pytest.raises(SettingsError, match="cannot be read"):
-        dataset.read_pictures(tmp_path)
-    dataset.write_pictures(tmp_path, 4, 1)
-    (tmp_path / dataset.PICTURES_NAME).write_bytes(b"\x93NUMPY\x01\x00v\x00{")
-    with pytest.raises(SettingsError, match="cannot be read"):
-        dataset.read_pictures(tmp_path)
+        read_pictures(tmp_path)
+    assert dataset.write_pictures(tmp_path, 6, 1) == "done"
+    assert (tmp_path / name).read_bytes() == whole
+
+
+def test_pictures_of_another_world_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset.write_pictures(tmp_path, 6, 1, should_stop=lambda: True)
+    monkeypatch.setattr(dataset, "world_fingerprint", lambda: "another")
+    with pytest.raises(SettingsError, match="pictures of another version of the lab's world"):
+        dataset.write_pictures(tmp_path, 6, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("NEARLY", 0.5), ("RANDOM_SHARE", 0.2), ("CROWDED", ((1, 0.5), (2, 0.5)))]
+)
+def test_the_fingerprint_follows_the_world(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: object
+) -> None:
+    measure = dataset.world_fingerprint.__wrapped__  # without its memory
+    before = measure()
+    assert before == measure() == dataset.world_fingerprint()
+    monkeypatch.setattr(dataset, name, value)
+    assert measure() != before
+
+
+@pytest.mark.parametrize("part", ["rating", "describe", "modifier_values"])
+def test_the_fingerprint_follows_taste_and_words(
+    monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    before, own = dataset.world_fingerprint(), getattr(dataset, part)
+    monkeypatch.setattr(dataset, part, lambda *given: own(*given) * 2)
+    assert dataset.world_fingerprint.__wrapped__() != before
 
 
 def test_a_full_disk_is_one_sentence_and_drawing_goes_on(
@@ -79,9 +119,9 @@ def test_a_full_disk_is_one_sentence_and_drawing_goes_on(
         with pytest.raises(SettingsError, match="No space left"):
             dataset.write_pictures(tmp_path, 10, 1)
     with pytest.raises(SettingsError, match="cannot be read"):
-        dataset.read_pictures(tmp_path)
+        read_pictures(tmp_path)
     assert dataset.write_pictures(tmp_path, 10, 1) == "done"
-    pixels, labels = dataset.read_pictures(tmp_path)
+    pixels, labels = read_pictures(tmp_path)
     assert all((pixels[n] == dataset.numbered_picture(1, n).pixels).all() for n in range(10))
     assert labels.shape == (10, 8, 8)
 
@@ -91,7 +131,7 @@ def test_what_was_lost_is_drawn_anew(tmp_path: Path, name: str) -> None:
     dataset.write_pictures(tmp_path, 10, 1, should_stop=lambda: True)
     (tmp_path / name).unlink()
     assert dataset.write_pictures(tmp_path, 10, 1) == "done"
-    pixels, labels = dataset.read_pictures(tmp_path)
+    pixels, labels = read_pictures(tmp_path)
     picture = dataset.numbered_picture(1, 0)
     assert (pixels[0] == picture.pixels).all()
     assert (labels[0] == picture.labels).all()

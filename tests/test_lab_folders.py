@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ def test_a_broken_folder_is_made_anew(weights: Path, tmp_path: Path, name: str) 
 
 def test_two_at_once(weights: Path, tmp_path: Path) -> None:
     found: list[Path] = []
+    verbosity = diffusers.utils.logging.get_verbosity()
     threads = [
         threading.Thread(target=lambda: found.append(renderer_folder(weights, tmp_path)))
         for _ in range(3)
@@ -97,6 +99,7 @@ def test_two_at_once(weights: Path, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(found) == 3
+    assert diffusers.utils.logging.get_verbosity() == verbosity
     assert len(set(found)) == 1
     assert is_whole(found[0])
     assert [path.name for path in tmp_path.iterdir()] == [found[0].name]
@@ -112,6 +115,18 @@ def test_what_a_killed_process_left_goes(weights: Path, tmp_path: Path) -> None:
     renderer_folder(weights, tmp_path)
     assert not old.exists()
     assert new.exists()  # another process may be at it
+
+
+def test_a_folder_that_a_process_may_still_hold_stays(copied: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first = renderer_folder(copied, cache)
+    day = 86400.0
+    for number, (age, stays) in enumerate([(6.9 * day, True), (7.1 * day, False)]):
+        then = time.time() - age
+        os.utime(first, (then, then))
+        (copied / "renderer.json").write_text(f'{{"num_steps": {number + 1}}}')
+        renderer_folder(copied, cache)
+        assert first.exists() == stays
 
 
 def test_folders_of_other_weights_go_when_nobody_asks_for_them(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from promptadapt_core.lab.__main__ import main
 from promptadapt_core.lab.autoencoder import build_autoencoder
 from promptadapt_core.lab.folders import CACHE_VARIABLE, bundle_weights
 from promptadapt_core.lab.renderer import build_transformer, widened
+from promptadapt_core.lab.writers import write_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
 SLOW = {"transformers", "diffusers", "open_clip", "torchvision", "peft", "scipy"}
@@ -74,7 +76,7 @@ def loaded_by(*arguments: str) -> set[str]:
 
 
 def test_help_does_not_load_torch() -> None:
-    for arguments in (["--help"], ["render", "--help"], ["build", "--help"]):
+    for arguments in (["--help"], ["render", "--help"], ["build", "--help"], ["pairs", "--help"]):
         loaded = loaded_by(*arguments)
         assert "argparse" in loaded
         assert not loaded & HEAVY
@@ -86,6 +88,34 @@ def test_rendering_loads_no_more_than_it_needs(weights: Path, tmp_path: Path) ->
     assert out.is_file()
     assert "torch" in loaded
     assert not loaded & SLOW, "importing diffusers alone takes longer than all of the command"
+
+
+def test_pairs_are_written_without_torch(tmp_path: Path) -> None:
+    out = tmp_path / "pairs.jsonl"
+    loaded = loaded_by("pairs", "--out", str(out), "--num-pairs", "3", "--seed", "7")
+    assert not loaded & (HEAVY - {"numpy"})
+    expected = [pair.target for pair in write_pairs(3, 7)]
+    rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    assert [row["target"] for row in rows] == expected
+
+
+def test_the_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "pairs.jsonl")
+    assert exit_code("pairs", "--out", out, "--num-pairs", "1200") == 0
+    assert capsys.readouterr().out == f"wrote {out}, 1,200 pairs\n"
+
+
+def test_the_size_is_the_one_that_the_weights_recommend(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = Path(shutil.copytree(weights, tmp_path / "weights"))
+    (small / "renderer.json").write_text('{"size": 32}', encoding="utf-8")
+    out = str(tmp_path / "x.png")
+    assert render(small, "a cat", "--out", out) == 0
+    assert pixels_of(Path(out)).shape == (32, 32, 3)
+    assert "has learned 64 pixels only, not 32" in capsys.readouterr().err
+    assert render(small, "a cat", "--out", out, "--size", "64") == 0
+    assert pixels_of(Path(out)).shape == (64, 64, 3)
 
 
 def test_render_writes_a_picture_as_a_user_types_it(weights: Path, tmp_path: Path) -> None:
@@ -210,6 +240,9 @@ def test_missing_and_truncated_weights_name_the_file(
         (["report"], "--out: expected a folder for the report"),
         (["report", "--out", "file"], "--out: file cannot be written"),
         (["report", "--out", "new", "--num-pictures", "1"], "--num-pictures: expected a number"),
+        (["pairs"], "--out: expected the file to write"),
+        (["pairs", "--out", "nowhere/x.jsonl"], "--out: nowhere"),
+        (["pairs", "--out", "x.jsonl", "--num-pairs", "0"], "--num-pairs: expected a number"),
         (["export"], "--out: expected a file that ends in .safetensors, got ''"),
         (["export", "--out", "x.ckpt"], "--out: expected a file that ends in .safetensors"),
         (["export", "--out", "x.safetensors", "--weights", "nowhere"], "--weights: "),

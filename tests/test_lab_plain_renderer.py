@@ -10,9 +10,10 @@ import pytest
 import safetensors.torch
 import torch
 
+from promptadapt_core.clip_tokens import clean_for_clip
 from promptadapt_core.images import DiffusersGenerator, ImageSettings
 from promptadapt_core.lab.folders import PARTS, WEIGHTS, renderer_folder
-from promptadapt_core.lab.plain_renderer import PlainRenderer, noise_levels
+from promptadapt_core.lab.plain_renderer import PlainRenderer, PlainTransformer, noise_levels
 from promptadapt_core.settings import MAX_SEED, SettingsError
 
 LONG = ", ".join(["a blue cat under a tree at night"] * 12)  # over 75 tokens
@@ -61,6 +62,65 @@ def test_it_draws_what_the_pipeline_draws(pipeline: Any, settings: dict[str, Any
     assert ours.std() > 20, "a picture that is nearly constant would show nothing"
 
 
+@pytest.mark.parametrize(
+    ("text", "plainer"),
+    [
+        ("a red house &amp; a tree", clean_for_clip("a red house &amp; a tree")),
+        ("a cat’s house by the sea", clean_for_clip("a cat’s house by the sea")),
+        ("ａ ＣＡＴ in a ﬁeld\x00", clean_for_clip("ａ ＣＡＴ in a ﬁeld\x00")),
+        ("a red cat <|endoftext|> by the sea", "a red cat <| endoftext |> by the sea"),
+    ],
+)
+def test_texts_that_the_pipeline_reads_otherwise(pipeline: Any, text: str, plainer: str) -> None:
+    plain = PlainRenderer(WEIGHTS, num_steps=2)
+    theirs = DiffusersGenerator(pipeline, plain.settings).generate([plainer], [3])
+    assert plainer != text
+    assert np.abs(plain.generate([text], [3]).astype(int) - theirs).max() <= 1
+
+
+def test_no_texts_are_no_pictures() -> None:
+    pictures = PlainRenderer(WEIGHTS, size=32).generate([], [])
+    assert pictures.shape == (0, 32, 32, 3)
+    assert pictures.dtype == np.uint8
+
+
+def test_memory_that_runs_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    renderer = PlainRenderer(WEIGHTS)
+
+    def no_memory(*given: Any) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(PlainTransformer, "__call__", no_memory)
+    with pytest.raises(SettingsError, match="size: .* for 2 at once; choose a smaller size"):
+        renderer.generate(["a cat"] * 2, [0, 1])
+    with pytest.raises(SettingsError, match="size: .* for one picture"):
+        PlainRenderer(WEIGHTS)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(copied: Path, number: float) -> None:
+    path = copied / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = safetensors.torch.load_file(path)
+    weights["decoder.layers.0.bias"][3] = number
+    safetensors.torch.save_file(weights, path)
+    with pytest.raises(SettingsError, match=r"layers\.0\.bias has numbers that are not") as caught:
+        PlainRenderer(copied)
+    assert caught.value.name == "weights"
+
+
+def test_pictures_that_are_no_numbers_are_refused() -> None:
+    renderer = PlainRenderer(WEIGHTS, num_steps=1)
+    renderer.decoder.weights["0.bias"][3] = float("nan")
+    with pytest.raises(SettingsError, match="pictures: 2 of 2"):
+        renderer.generate(["a cat", "a dog"], [0, 1])
+
+
+def test_size_0_is_the_renderers_own(copied: Path) -> None:
+    assert PlainRenderer(WEIGHTS, size=0).settings.size == 64
+    (copied / "renderer.json").write_text('{"num_steps": 5}', encoding="utf-8")
+    assert PlainRenderer(copied).settings.size == 64  # and not the 0 of ImageSettings
+
+
 def test_the_recommended_settings_are_those_of_the_folder(copied: Path) -> None:
     assert PlainRenderer(copied).settings == ImageSettings(8, 3.0, 64, even_sigmas=True)
     (copied / "renderer.json").write_text('{"num_steps": 5, "size": 32}', encoding="utf-8")
@@ -81,7 +141,7 @@ def test_noise_levels_by_hand() -> None:
     )
 
 
-@pytest.mark.parametrize("size", [0, 4, 12, 136])
+@pytest.mark.parametrize("size", [4, 12, 136])
 def test_a_size_that_the_model_has_no_places_for(size: int) -> None:
     with pytest.raises(SettingsError, match="expected a multiple of 8 up to 128") as caught:
         PlainRenderer(WEIGHTS, size=size)

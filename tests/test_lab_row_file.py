@@ -69,6 +69,29 @@ def test_a_note_without_its_file_counts_nothing(tmp_path: Path) -> None:
     assert num_filled(path, 10, ORIGIN) == 0
 
 
+@pytest.mark.parametrize("size", [0, 7, 100, 128, 136, -1])
+@pytest.mark.parametrize("stopped", [True, False])
+def test_rows_that_were_cut_off_are_made_anew(tmp_path: Path, size: int, stopped: bool) -> None:
+    path = tmp_path / "rows.npy"
+    fill(path, 10, squares, ORIGIN, chunk=4, should_stop=lambda: stopped)
+    path.write_bytes(path.read_bytes()[:size])
+    assert num_filled(path, 10, ORIGIN) == 0
+    assert fill(path, 10, squares, ORIGIN, chunk=4) == "done"
+    assert (read_rows(path) == squares(0, 10)).all()
+
+
+def test_a_file_holds_what_its_header_and_its_size_say(tmp_path: Path) -> None:
+    path = tmp_path / "rows.npy"
+    row_file.write_rows(path, 0, squares(0, 3), 10)  # 3 rows of 2 * 8 bytes behind a header
+    assert path.stat().st_size == 128 + 48
+    assert row_file.holds(path, 3, 10)
+    assert not row_file.holds(path, 4, 10)
+    assert not row_file.holds(path, 3, 11)
+    assert not row_file.holds(tmp_path / "none.npy", 0, 10)
+    path.write_bytes(b"x" * 1000)
+    assert not row_file.holds(path, 0, 10)
+
+
 def test_a_full_disk_leaves_the_rows_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

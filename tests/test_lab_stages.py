@@ -147,6 +147,23 @@ def test_a_finished_training_is_left_alone(whole: Path) -> None:
     assert not is_finished(Line(31), whole)
 
 
+@pytest.mark.parametrize("fault", ["lost", "empty", "short", "no folder", "old note"])
+def test_weights_that_are_lost_are_written_again(whole: Path, fault: str) -> None:
+    path, before = whole / "weights" / "line.pt", weights(whole)
+    if fault == "lost":
+        path.unlink()
+    elif fault == "no folder":
+        shutil.rmtree(path.parent)
+    elif fault == "old note":
+        (whole / "finished.json").write_text('{"stage": "line", "num_steps": 30}')
+    else:
+        path.write_bytes(b"" if fault == "empty" else path.read_bytes()[:-1])
+    assert not is_finished(Line(), whole)
+    assert run_stage(Line(), whole, should_stop=StopAfter(1)) == "done"  # no step is made anew
+    assert is_finished(Line(), whole)
+    assert same(weights(whole), before)
+
+
 def test_more_steps_go_on_from_the_end(whole: Path) -> None:
     assert run_stage(Line(34), whole, log_every=4) == "done"
     assert rows(whole)[-1]["step"] == 34

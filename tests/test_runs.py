@@ -185,6 +185,41 @@ def test_files_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"one\n"]
 
 
+def test_the_file_of_another_writer_is_left_alone(tmp_path: Path) -> None:
+    others = [tmp_path / name for name in ("f.partial", "f.1.partial", "g.1.partial", "f.txt")]
+    for path in others:
+        path.write_bytes(b"half")
+    runs.write_text(tmp_path / "f", "one\n")
+    assert all(path.read_bytes() == b"half" for path in others)
+    for path in others:
+        os.utime(path, (0, 0))  # so old that its process is dead
+    runs.write_text(tmp_path / "f", "two\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"f", "g.1.partial", "f.txt"}
+
+
+def test_two_processes_write_files_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(partial: Path) -> None:
+        partial.write_bytes(b"one")
+        with monkeypatch.context() as other:
+            other.setattr(os, "getpid", lambda: -1)
+            runs.write_text(tmp_path / "f", "two")
+        assert partial.read_bytes() == b"one"
+
+    runs.replace_file(tmp_path / "f", write)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"one"]
+
+
+def test_the_sizes_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c").write_bytes(b"123")
+    (tmp_path / "d").write_bytes(b"")
+    assert runs.file_sizes(tmp_path) == {"a/b/c": 3, "d": 0}
+    with pytest.raises(FileNotFoundError):
+        runs.file_sizes(tmp_path / "none")
+
+
 def test_a_name_that_no_folder_can_have_is_refused() -> None:
     with pytest.raises(SettingsError, match="out: "):
         runs.RunFolder("x" * 5000, resume=False)

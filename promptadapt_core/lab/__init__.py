@@ -2,5 +2,6 @@
 
 Pictures with captions, a taste, simulated prompt writers, a renderer, a scorer, a judge and an
 oracle: prompt adaptation on a laptop CPU, with nothing downloaded, through the classes that run
-Stable Diffusion. Nothing outside this package knows that the lab exists.
+Stable Diffusion. Outside, it is the short name "lab" of a renderer, scorer, judge or policy; only
+the demo and the evaluation's oracle and suffix know the lab's words.
 """

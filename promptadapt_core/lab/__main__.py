@@ -3,6 +3,7 @@
     build    draws the pictures and trains every part from nothing, about three hours on 2 cores
     render   writes pictures of a text
     report   measures the lab, with pictures to look at
+    pairs    writes what the lab's simulated writers wrote, for supervised fine-tuning
     export   writes the renderer as a checkpoint that ComfyUI opens
 
 Exit code 0, 2 with one sentence on stderr for bad input, 130 when Ctrl-C stopped a build, whose
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Sequence
 
 from ..command_line import Parser, interruptible, keep_freed_memory, run, write_utf8
 from ..settings import SettingsError, add_flags, given
-from .settings import ExportSettings, LabSettings, RenderSettings, ReportSettings
+from .settings import ExportSettings, LabSettings, PairsSettings, RenderSettings, ReportSettings
 
 INNER_NAMES = {"folder", "cache", "scorer", "model", "config", "head", "judge"}
 
@@ -41,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = commands.add_parser("report", help="measure the lab, with pictures to look at")
     add_flags(report, ReportSettings)
     report.set_defaults(run=_report)
+    pairs = commands.add_parser("pairs", help="write training pairs for supervised fine-tuning")
+    add_flags(pairs, PairsSettings)
+    pairs.set_defaults(run=_pairs)
     export = commands.add_parser("export", help="write a checkpoint that ComfyUI opens")
     add_flags(export, ExportSettings)
     export.set_defaults(run=_export)
@@ -79,6 +83,14 @@ def _report(options: argparse.Namespace) -> None:
     with _about_weights():
         found = write_report(settings, Progress())
     print(readable(found))
+
+
+def _pairs(options: argparse.Namespace) -> None:
+    settings = PairsSettings(**given(PairsSettings, options))
+    from .writers import pairs_jsonl
+
+    pairs_jsonl(settings.out, settings.num_pairs, settings.seed)
+    print(f"wrote {settings.out}, {settings.num_pairs:,} pairs")
 
 
 def _export(options: argparse.Namespace) -> None:

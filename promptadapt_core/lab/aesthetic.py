@@ -25,7 +25,7 @@ from .training import COMMON_METRICS, Training
 
 HEAD_NAME = "aesthetic_head.safetensors"
 WIDTHS = (128, 64, 32, 16)  # LAION's: 1024, 128, 64, 16
-USUAL_QUANTILE, POINTS = 0.5, 3.0  # see calibrate_relevance
+USUAL_QUANTILE, POINTS, LEAST_DISTANCE = 0.5, 3.0, 0.05  # see calibrate_relevance
 
 
 class HeadLayers(nn.Module):
@@ -121,16 +121,19 @@ def calibrate_relevance(own: torch.Tensor, others: torch.Tensor) -> tuple[float,
     As 0.28 and 20 are to ViT-L/14: 0.28 is its usual cosine of a user input and its picture, and
     the knee here is the quantile USUAL_QUANTILE of such cosines; a picture of something else has
     a cosine of about 0.13 there and so costs 20 * (0.28 - 0.13) = 3 points, and here POINTS too.
+
+    A CLIP that hardly tells user inputs apart has a distance of nearly 0, or below, and what it
+    measures is noise: the distance counts as LEAST_DISTANCE at least, so that the slope is 60 at
+    most. SettingsError("relevances", ...) for none and for ones that are not finite.
     """
     own, others = own.double(), others.double()
     if not (len(own) and len(others)):
         raise SettingsError("relevances", "expected those of some renders")
+    if not (own.isfinite().all() and others.isfinite().all()):
+        raise SettingsError("relevances", "expected finite ones: a part's weights are broken")
     knee = float(own.quantile(USUAL_QUANTILE))
     distance = knee - float(others.clamp(min=0.0).mean())
-    if not distance > 0.0:
-        reason = "expected higher ones of a user input's own render than of others"
-        raise SettingsError("relevances", reason)
-    return knee, POINTS / distance
+    return knee, POINTS / max(distance, LEAST_DISTANCE)
 
 
 def assemble_scorer(

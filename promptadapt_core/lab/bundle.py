@@ -8,26 +8,39 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 
 from .. import runs
-from ..images import DiffusersGenerator
 from ..pipeline_files import hash_files
 from ..settings import SettingsError
-from .aesthetic import assemble_scorer, calibrate_relevance, load_embedder
-from .folders import assemble, bundle_weights
+from .aesthetic import (
+    LEAST_DISTANCE,
+    POINTS,
+    assemble_scorer,
+    calibrate_relevance,
+    load_embedder,
+)
+from .folders import bundle_weights
+from .plain_renderer import PlainRenderer
 from .writers import user_inputs
 
 SCORER_NAME, JUDGE_NAME = "scorer", "judge"
+AT_ONCE = 8  # pictures
 
 
 def write_bundle(
-    out: Path, parts: Mapping[str, Path], num_calibrated: int, seed: int, device: torch.device
+    out: Path,
+    parts: Mapping[str, Path],
+    num_calibrated: int,
+    seed: int,
+    device: torch.device,
+    report: runs.Reporter | None = None,
 ) -> None:
     """Replace the folder `out` by the finished weights of the parts, by name as in PARTS.
 
@@ -35,9 +48,19 @@ def write_bundle(
     SettingsError("out", ...) where the disk refuses or a part is broken; what was in `out` before
     is then whole.
     """
+    report = report or runs.Silent()
+
+    def fill(new: Path) -> None:
+        bundle_weights(parts["renderer"], parts["vae"], new)
+        knee, slope = _calibrate(new, parts["clip"], num_calibrated, seed, device)
+        if slope == POINTS / LEAST_DISTANCE:
+            report.say("CLIP hardly tells user inputs apart: relevance will mean little")
+        assemble_scorer(new / SCORER_NAME, parts["clip"], parts["aesthetic"], knee, slope)
+        shutil.copytree(parts["judge"], new / JUDGE_NAME, copy_function=shutil.copyfile)
+
     try:
-        runs.replace_folder(out, lambda new: _fill(new, parts, num_calibrated, seed, device))
-        runs.write_text(_note(out), json.dumps(_hashes(parts)) + "\n")
+        runs.replace_folder(out, fill)
+        runs.write_text(_note(out), json.dumps(_facts(out, parts)) + "\n")
     except (OSError, SafetensorError) as error:  # safetensors wraps what the disk says
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SettingsError(
@@ -48,22 +71,13 @@ def write_bundle(
 
 
 def is_bundled(out: Path, parts: Mapping[str, Path]) -> bool:
-    """Whether `out` was written from just these parts."""
+    """Whether `out` was written from just these parts and has all its files, in their sizes."""
     runs.finish_replacing(out)
     try:
         found = json.loads(_note(out).read_text("utf-8"))
+        return found == _facts(out, parts)
     except (OSError, ValueError):
         return False
-    return out.is_dir() and found == _hashes(parts)
-
-
-def _fill(
-    out: Path, parts: Mapping[str, Path], num_calibrated: int, seed: int, device: torch.device
-) -> None:
-    bundle_weights(parts["renderer"], parts["vae"], out)
-    knee, slope = _calibrate(out, parts["clip"], num_calibrated, seed, device)
-    assemble_scorer(out / SCORER_NAME, parts["clip"], parts["aesthetic"], knee, slope)
-    shutil.copytree(parts["judge"], out / JUDGE_NAME, copy_function=shutil.copyfile)
 
 
 def _calibrate(
@@ -71,19 +85,20 @@ def _calibrate(
 ) -> tuple[float, float]:
     """(knee, slope) of the relevance term, from plain user inputs and their own renders."""
     inputs = user_inputs(number, seed, held_out=False)
-    # Windows does not remove files that are still mapped.
-    with tempfile.TemporaryDirectory(dir=weights.parent, ignore_cleanup_errors=True) as folder:
-        assemble(weights, Path(folder) / "pipeline")
-        generator = DiffusersGenerator.load(Path(folder) / "pipeline", device=str(device))
-        pixels = generator.generate(inputs, range(number))
+    renderer = PlainRenderer(weights, str(device))
+    batches = [range(number)[start : start + AT_ONCE] for start in range(0, number, AT_ONCE)]
+    drawn = [renderer.generate([inputs[row] for row in rows], rows) for rows in batches]
+    pixels = np.concatenate(drawn)
     scorer = load_embedder(clip, device)
     images, texts = scorer.embed_images(pixels), scorer.embed_texts(inputs)
     own, others = ((images * some).sum(dim=1) for some in (texts, texts.roll(1, dims=0)))
     return calibrate_relevance(own, others)
 
 
-def _hashes(parts: Mapping[str, Path]) -> dict[str, str]:
-    return {name: hash_files(path) for name, path in parts.items()}
+def _facts(out: Path, parts: Mapping[str, Path]) -> dict[str, Any]:
+    """What the note beside `out` says; OSError where there is no such folder."""
+    hashes = {name: hash_files(path) for name, path in parts.items()}
+    return {"parts": hashes, "files": runs.file_sizes(out)}
 
 
 def _note(out: Path) -> Path:

@@ -33,13 +33,13 @@ from .. import runs
 from ..scorers import BatchPreprocess
 from ..settings import SettingsError
 from .captions import describe, world_words
+from .drawing import SIZE
 from .scenes import Scene, Thing
 from .stages import build_seeded
 from .training import COMMON_METRICS, Training
 
 MODEL_NAME = "lab-clip"
 WEIGHTS_NAME = "open_clip_model.safetensors"
-SIZE = 64  # pixels of a side
 CONFIG: dict[str, Any] = {
     "embed_dim": 256,
     "init_logit_scale": 3.4,

@@ -8,6 +8,8 @@ and a smaller set is the beginning of a larger one.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -17,16 +19,22 @@ import numpy as np
 
 from .. import runs
 from ..settings import SettingsError
-from .drawing import PATCHES, SIZE, Picture, draw
-from .row_file import read_rows, write_rows
+from .captions import describe
+from .drawing import Picture, draw
+from .row_file import holds, write_rows
 from .scenes import CROWDED, Scene, sample_scene
-from .taste import NAMES, best_modifiers, modifier_values
+from .taste import NAMES, best_modifiers, modifier_values, rating
 from .writers import WRITERS, choose_modifiers
 
 PICTURES_NAME, LABELS_NAME, PROGRESS_NAME = "pictures.npy", "labels.npy", "progress.json"
 RANDOM_SHARE, WRITTEN_SHARE = 0.35, 0.45  # the rest is nearly the best
 NEARLY = 0.4  # standard deviation, points of taste, of what is wrong about the worth of a modifier
 CHUNK = 500  # pictures between two notes of how far drawing is
+NUM_SAMPLED = 48  # scenes behind the fingerprint of the world
+OTHER_WORLD = (
+    "of another version of the lab's world (its scenes, drawing, taste or words, or numpy or "
+    "Pillow below them, have changed since); go on with that version or choose another folder"
+)
 
 
 def numbered_scene(seed: int, number: int) -> Scene:
@@ -59,6 +67,22 @@ def varied_scene(generator: random.Random) -> Scene:
     return dataclasses.replace(plain, modifiers=chosen)
 
 
+@functools.lru_cache(maxsize=1)
+def world_fingerprint() -> str:
+    """16 hexadecimal digits of the world as this code has it: scenes, their pictures, ratings and
+    words. Data of another fingerprint does not go with the scenes that are computed anew."""
+    digest = hashlib.sha256()
+    for number in range(NUM_SAMPLED):
+        generator = _generator(0, number)
+        scene = varied_scene(generator)
+        picture = draw(scene, generator)
+        rated = round(rating(scene, picture.pixels, generator), 6)
+        worth = modifier_values(scene).round(6).tolist()
+        told = repr((scene, rated, worth, describe(scene, generator)))
+        digest.update(told.encode() + picture.pixels.tobytes() + picture.labels.tobytes())
+    return digest.hexdigest()[:16]
+
+
 def _generator(seed: int, number: int) -> random.Random:
     return random.Random(f"lab {seed} {number}")
 
@@ -74,7 +98,7 @@ def write_pictures(
     """Draw pictures 0 .. number - 1 into the folder, or go on with what is there.
 
     Returns "done", or "stopped" when should_stop said so. SettingsError("out", ...) for a folder
-    of another seed or size, and where the disk refuses.
+    of another seed, size or version of the world, and where the disk refuses.
     """
     try:
         return _write_pictures(folder, number, seed, report or runs.Silent(), should_stop)
@@ -98,7 +122,8 @@ def _write_pictures(
         write_rows(folder / PICTURES_NAME, start, pixels, number)
         write_rows(folder / LABELS_NAME, start, labels, number)
         start += len(drawn)
-        row = {"seed": seed, "number": number, "drawn": start}
+        world = world_fingerprint()
+        row = {"seed": seed, "number": number, "drawn": start, "world": world}
         runs.write_text(folder / PROGRESS_NAME, json.dumps(row) + "\n")
         report.step(start, number, {})
         if should_stop is not None and should_stop() and start < number:
@@ -118,18 +143,10 @@ def _progress(folder: Path, number: int, seed: int) -> int:
         return 0
     if not same:
         raise SettingsError("out", f"{folder} holds pictures of another seed or number")
-    sizes = {PICTURES_NAME: SIZE * SIZE * 3, LABELS_NAME: PATCHES * PATCHES}
-    paths = {folder / name: drawn * size for name, size in sizes.items()}
-    whole = all(path.is_file() and path.stat().st_size > least for path, least in paths.items())
-    return drawn if whole else 0
-
-
-def read_pictures(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(pictures, labels) of a finished folder, mapped from the disk. SettingsError("out", ...) for
-    files that are missing or not whole."""
+    if row.get("world") != world_fingerprint():
+        raise SettingsError("out", f"{folder} holds pictures {OTHER_WORLD}")
     names = (PICTURES_NAME, LABELS_NAME)
-    pictures, labels = (read_rows(folder / name, mapped=True) for name in names)
-    return pictures, labels
+    return drawn if all(holds(folder / name, drawn, number) for name in names) else 0
 
 
 def read_scenes(seed: int, number: int) -> list[Scene]:

@@ -25,6 +25,7 @@ import torch
 
 from ..images import RENDERER_NAME, quiet_libraries, recommended_settings
 from ..pipeline_files import INDEX_NAME, check_safetensors, hash_files, read_json, shard_names
+from ..runs import file_sizes
 from ..settings import SettingsError
 from . import text_encoder
 
@@ -37,7 +38,8 @@ TEXT_SEED = 0
 SHIFT = 3.0  # of the noise levels, as in Stable Diffusion 3
 MAX_SHARD_SIZE = "12MB"
 FOLDER_NAME = re.compile(r"renderer-\d+-\d+-[0-9a-f]{16}(\..+)?")  # with an end: unfinished
-UNUSED_SECONDS = 3600.0  # after which a folder of other weights goes
+UNUSED_SECONDS = 7 * 86400.0  # after which a folder of other weights goes
+UNFINISHED_SECONDS = 3600.0  # after which one that a killed process was at goes
 WHOLE_NAME = "whole.json"  # written last: every file and its size
 RECOMMENDED = {"num_steps": 8, "guidance_scale": 3.0, "size": 64, "even_sigmas": True}
 
@@ -52,8 +54,9 @@ def renderer_folder(weights: Path | str | None = None, cache: Path | str | None 
     weights: a folder with transformer/ and vae/, and renderer.json where it recommends other
     settings; None takes the bundled ones. cache: where to put it; None takes PROMPTADAPT_CACHE or
     the user's cache folder. Several processes may ask at once. When a folder is put there, those
-    of other weights that nobody has asked for within the hour go. Raises SettingsError("weights",
-    ...) for missing or broken weights, SettingsError("cache", ...) where nothing can be written.
+    of other weights that nobody has asked for within a week go: who keeps a path for days asks for
+    it again before reading. Raises SettingsError("weights", ...) for missing or broken weights,
+    SettingsError("cache", ...) where nothing can be written.
     """
     weights = Path(weights) if weights else WEIGHTS
     check_weights(weights)
@@ -156,9 +159,7 @@ def assemble(weights: Path, folder: Path) -> None:
         text_encoder.write_tokenizer(folder / name)
     _write_json(folder / RENDERER_NAME, recommended(weights))
     _write_json(folder / INDEX_NAME, pipeline_index(diffusers.__version__))
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-    _write_json(folder / WHOLE_NAME, sizes)
+    _write_json(folder / WHOLE_NAME, file_sizes(folder))
 
 
 def pipeline_index(version: str) -> dict[str, Any]:
@@ -225,12 +226,16 @@ def _put_in_place(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def _is_unused(folder: Path) -> bool:
-    """Whether it is one that renderer_folder made, asked for or begun over an hour ago."""
+    """Whether it is one that renderer_folder made, last asked for over a week ago, or begun over an
+    hour ago and not finished."""
+    name = FOLDER_NAME.fullmatch(folder.name)
+    if name is None:
+        return False
     try:
         age = time.time() - folder.stat().st_mtime
     except OSError:  # another process has just removed it
         return False
-    return FOLDER_NAME.fullmatch(folder.name) is not None and age > UNUSED_SECONDS
+    return age > (UNFINISHED_SECONDS if name[1] else UNUSED_SECONDS)
 
 
 def _read_as_float32(config: Path) -> None:

@@ -75,12 +75,6 @@ def folded(cells: Sequence[Cell], columns: int) -> list[list[Cell]]:
     return [list(cells[start : start + columns]) for start in range(0, len(cells), columns)]
 
 
-def contact_sheet(pictures: Sequence[np.ndarray], scale: int = 3) -> Image.Image:
-    """Pictures (height, width, 3) uint8 without labels, as near to a square as they fill."""
-    cells = [Cell(pixels) for pixels in pictures]
-    return sheet(folded(cells, max(math.ceil(math.sqrt(len(cells))), 1)), scale=scale)
-
-
 def enlarged(pixels: np.ndarray, scale: int) -> Image.Image:
     """A picture (height, width, 3) uint8, `scale` times as large and smooth."""
     picture = Image.fromarray(np.ascontiguousarray(pixels))

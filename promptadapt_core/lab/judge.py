@@ -157,15 +157,6 @@ class Judge:
             raise SettingsError("scenes", reason)
         return measured_content(scenes, self.read(pixels))
 
-    def modifier_accuracy(
-        self, name: str, pixels_with: np.ndarray, pixels_without: np.ndarray
-    ) -> float:
-        """How often the judge is right that a picture has the modifier or not: the mean of the
-        shares right among those with it and those without, 0.5 by chance."""
-        has = self.read(pixels_with).has(name)
-        has_without = self.read(pixels_without).has(name)
-        return float(has.mean() + 1 - has_without.mean()) / 2
-
     def _read_batch(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         out = self.network(pixels)
         rates = torch.from_numpy(self.rates).to(out.modifiers)

@@ -7,6 +7,7 @@ and the arithmetic is theirs and the pipeline's (Stable Diffusion 3, arXiv 2403.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,8 @@ import torch
 from torch.nn import functional
 
 from ..clip_tokens import ClipTokenCounter
-from ..devices import pick_device
-from ..images import ImageSettings, check_batch, make_settings
+from ..devices import is_out_of_memory, pick_device
+from ..images import ImageSettings, check_batch, make_settings, to_pixels
 from ..pipeline_files import read_json
 from ..settings import SettingsError
 from .folders import SHIFT, TEXT_SEED, check_weights, recommended, weight_files
@@ -28,15 +29,23 @@ from .text_encoder import MAX_LENGTH, TextFeatures
 
 NUM_TRAIN_TIMESTEPS = 1000
 TIME_WIDTH = 256  # of the sines and cosines of a timestep
+TOO_LARGE = "memory does not suffice for {}; choose a smaller size"
 Weights = Mapping[str, torch.Tensor]
 
 
 class PlainRenderer:
-    """Draws what `DiffusersGenerator.load(renderer_folder(weights))` draws in float32."""
+    """Draws what `DiffusersGenerator.load(renderer_folder(weights))` draws in float32.
+
+    Every text is read as `clip_tokens.clean_for_clip` writes it, and has no special tokens. The
+    pipeline's CLIPTokenizer cleans less (how much depends on the release of transformers): HTML
+    entities, curly quotes, ligatures, full-width letters and control characters may be other
+    tokens there, so other pictures, and "<|startoftext|>" and "<|endoftext|>" are single tokens.
+    """
 
     def __init__(self, weights: Path, device: str = "cpu", **settings: Any):
         """weights and settings: as renderer_folder and DiffusersGenerator.load take them. Raises
-        SettingsError("weights", ...) for weights that are missing, broken or of another shape."""
+        SettingsError("weights", ...) for weights that are missing, broken or of another shape,
+        SettingsError("size", ...) for a size that they cannot draw or that memory cannot hold."""
         check_weights(weights)
         chosen = {name: value for name, value in settings.items() if value is not None}
         self.settings: ImageSettings = make_settings({**recommended(weights), **chosen})
@@ -45,7 +54,8 @@ class PlainRenderer:
         try:
             self.transformer = PlainTransformer(weights / "transformer", self.device)
             self.decoder = PlainDecoder(weights / "vae", self.device)
-            size = self.settings.size
+            size = self.settings.size or self._own_size()
+            self.settings = dataclasses.replace(self.settings, size=size)
             self._check_size(size)
             noise = torch.zeros(self._noise_shape(1))
             tried = self._draw([""], noise, torch.tensor([1.0, 0.0]))
@@ -54,17 +64,27 @@ class PlainRenderer:
         except SettingsError:
             raise
         except Exception as error:  # whatever weights and configs of another shape lead to
+            if is_out_of_memory(error):
+                raise SettingsError("size", TOO_LARGE.format("one picture")) from None
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise SettingsError("weights", f"{weights} is no renderer: {reason}") from None
 
     def generate(self, adapted_prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        """One picture for each, (N, H, W, 3) uint8."""
+        """One picture for each, (N, H, W, 3) uint8, drawn all at once. SettingsError as
+        DiffusersGenerator.generate raises it."""
         texts, seeds = check_batch(adapted_prompts, seeds)
+        if not texts:
+            return np.zeros((0, self.settings.size, self.settings.size, 3), dtype=np.uint8)
         shape = self._noise_shape(len(texts))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         noise = torch.stack([torch.randn(shape[1:], generator=one) for one in generators])
-        pixels = self._draw(texts, noise, noise_levels(self.settings)).cpu().numpy()
-        return np.rint(pixels * 255).astype(np.uint8)
+        try:
+            drawn = self._draw(texts, noise, noise_levels(self.settings)).cpu().numpy()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise SettingsError("size", TOO_LARGE.format(f"{len(texts)} at once")) from None
+        return to_pixels(drawn)
 
     @torch.no_grad()
     def _draw(self, texts: list[str], latents: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
@@ -81,6 +101,9 @@ class PlainRenderer:
                 velocity = without + scale * (with_it - without)
             latents = latents + (after - now) * velocity
         return self.decoder(latents).clamp(0, 1).movedim(1, -1)
+
+    def _own_size(self) -> int:
+        return self.transformer.config["sample_size"] * self.decoder.factor
 
     def _noise_shape(self, number: int) -> tuple[int, int, int, int]:
         side = self.settings.size // self.decoder.factor
@@ -112,7 +135,7 @@ def read_part(
     folder: Path, device: torch.device, wanted: Mapping[str, Any]
 ) -> tuple[Weights, dict[str, Any]]:
     """Weights, float32, and config of a part. SettingsError("weights", ...) for a config that says
-    otherwise than `wanted`."""
+    otherwise than `wanted` and for numbers that are not finite."""
     config = read_json(folder / "config.json")
     for name, value in wanted.items():
         if config.get(name, value) != value:
@@ -121,6 +144,9 @@ def read_part(
     weights: dict[str, torch.Tensor] = {}
     for path in weight_files(folder):
         weights |= safetensors.torch.load_file(path)
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise SettingsError("weights", f"{folder}: {name} has numbers that are not finite")
     return {name: tensor.to(device).float() for name, tensor in weights.items()}, config
 
 

@@ -38,7 +38,6 @@ from .vocabulary import SUBJECTS
 CONTEXT_WIDTH, POOLED_WIDTH = 4096, 2048  # what SD3's pipeline pads the text to
 NUM_LAYERS = 3
 HEAD_DIM = 64
-SHIFT = 3.0  # of the schedule, the default of ComfyUI for SD3
 LARGEST_PIXELS = 128
 
 CONFIG: dict[str, Any] = {

@@ -36,12 +36,12 @@ def render_files(
     # A console may pass on halves of characters, which no tokenizer takes.
     user_input = user_input.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     paths = output_paths(settings.out, settings.num_images)
-    for line in remarks(user_input, settings.size):
-        say(line)
     renderer = PlainRenderer(
         Path(settings.weights) if settings.weights else WEIGHTS, settings.device,
         num_steps=settings.num_steps, guidance_scale=settings.guidance_scale, size=settings.size,
     )  # fmt: skip
+    for line in remarks(user_input, renderer.settings.size):
+        say(line)
     seeds = [(settings.seed + number) % (MAX_SEED + 1) for number in range(len(paths))]
     for start in range(0, len(paths), BATCH_SIZE):
         batch = seeds[start : start + BATCH_SIZE]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -57,13 +58,29 @@ def fill(
 
 
 def num_filled(path: Path, number: int, origin: Mapping[str, Any]) -> int:
-    """How many rows of this origin the file holds."""
+    """How many rows of this origin the file holds; 0 for a file that is shorter than its note
+    says."""
     try:
         note = json.loads(_note(path).read_text("utf-8"))
-        same = (note["origin"], note["number"]) == (dict(origin), number) and path.is_file()
-        return int(note["filled"]) if same else 0
+        if (note["origin"], note["number"]) != (dict(origin), number):
+            return 0
+        filled = int(note["filled"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
+    return filled if holds(path, filled, number) else 0
+
+
+def holds(path: Path, filled: int, number: int) -> bool:
+    """Whether the file, of `number` rows in the end, is long enough for its first `filled`."""
+    try:
+        with open(path, "rb") as file:
+            if np.lib.format.read_magic(file) != (1, 0):
+                return False
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            least = file.tell() + filled * math.prod(shape[1:]) * dtype.itemsize
+            return shape[0] == number and path.stat().st_size >= least
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def read_rows(path: Path, *, mapped: bool = False) -> np.ndarray:
@@ -71,7 +88,7 @@ def read_rows(path: Path, *, mapped: bool = False) -> np.ndarray:
     missing or not whole. Writing to the mapped array leaves the file alone."""
     try:
         return np.load(path, mmap_mode="c" if mapped else None)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise SettingsError("out", f"{path} cannot be read: {error}") from None
 
 

@@ -92,8 +92,11 @@ class RenderSettings(Settings):
         low=0.0,
         high=100.0,
     )
-    size: int = setting(
-        64, "pixels of each side; the renderer has learned 64 only", low=16, high=128
+    size: int | None = setting(
+        None,
+        "pixels of each side; the lab's renderer has learned 64 [default: the renderer's own]",
+        low=16,
+        high=128,
     )
     scale: int = setting(1, "enlarge the written file this many times", low=1, high=16)
     device: str = setting("cpu", "auto, cpu, cuda, cuda:1, mps", metavar="DEVICE")
@@ -103,7 +106,7 @@ class RenderSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size % 8:
+        if self.size is not None and self.size % 8:
             raise SettingsError("size", f"expected a multiple of 8, got {self.size}")
         if not self.out:
             raise SettingsError("out", "expected the file to write")
@@ -136,6 +139,20 @@ class ReportSettings(Settings):
         super().__post_init__()
         if not self.out:
             raise SettingsError("out", "expected a folder for the report")
+
+
+@dataclasses.dataclass(frozen=True)
+class PairsSettings(Settings):
+    """How many training pairs the simulated writers write."""
+
+    out: str = setting("", "the file to write, JSON lines", metavar="FILE")
+    num_pairs: int = setting(30_000, "pairs to write", low=1, high=10_000_000)
+    seed: int = setting(0, "of the writers and what they write about", low=0, high=MAX_SEED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.out:
+            raise SettingsError("out", "expected the file to write")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """The training loop of every part of the lab: resumable, and never half saved.
 
 The folder of a stage holds state.pt (all that training needs to go on), weights/ (the finished
-weights as far as they are), metrics.jsonl and, at the end, finished.json. A process that is
-stopped or killed at any moment goes on from its last state, and on a CPU ends with the same
-weights, bit for bit, as one that was never stopped.
+weights as far as they are), metrics.jsonl and, at the end, finished.json, with the size of each
+file of the weights. A process that is stopped or killed at any moment goes on from its last state,
+and on a CPU ends with the same weights, bit for bit, as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -95,13 +95,19 @@ def run_stage(
 
 
 def is_finished(stage: Stage, folder: Path) -> bool:
-    """Whether the folder holds this stage trained for its number of steps."""
+    """Whether the folder holds this stage trained for its number of steps, with all its weights in
+    their sizes. Where they are not, `run_stage` writes them again from the state."""
     try:
         found = json.loads((Path(folder) / FINISHED_NAME).read_text(encoding="utf-8"))
+        return found == _marker(stage, Path(folder))
     except (OSError, ValueError):
         return False
-    whole = (Path(folder) / WEIGHTS_NAME).is_dir()
-    return whole and found == {"stage": stage.name, "num_steps": stage.num_steps}
+
+
+def _marker(stage: Stage, folder: Path) -> dict[str, Any]:
+    """What finished.json says; OSError where there are no weights."""
+    sizes = runs.file_sizes(folder / WEIGHTS_NAME)
+    return {"stage": stage.name, "num_steps": stage.num_steps, "files": sizes}
 
 
 class _Loop:
@@ -158,9 +164,13 @@ class _Loop:
         )
 
     def finish(self) -> None:
-        marker = {"stage": self.stage.name, "num_steps": self.stage.num_steps}
-        path = self.run_folder.path / FINISHED_NAME
-        self._writing(lambda: runs.write_text(path, json.dumps(marker) + "\n"))
+        path = self.run_folder.path
+
+        def write() -> None:
+            marker = json.dumps(_marker(self.stage, path)) + "\n"
+            runs.write_text(path / FINISHED_NAME, marker)
+
+        self._writing(write)
 
     def _load(self) -> None:
         try:

@@ -18,7 +18,7 @@ from .aesthetic import AestheticStage, load_embedder
 from .autoencoder import Trainee, encode, load_trainee
 from .autoencoder_training import AutoencoderStage, EncoderStage
 from .clip import ClipStage
-from .dataset import LABELS_NAME, PICTURES_NAME, read_scenes, write_pictures
+from .dataset import LABELS_NAME, PICTURES_NAME, read_scenes, world_fingerprint, write_pictures
 from .judge_training import JudgeStage
 from .renderer import RendererStage
 from .row_file import fill, read_rows
@@ -145,6 +145,7 @@ class Works:
     def _fill(
         self, name: str, make: Callable[[int, int], np.ndarray], origin: dict[str, Any]
     ) -> str:
+        origin = {**origin, "world": world_fingerprint()}
         return fill(self._rows(name), len(self.pictures), make, origin, **self.watch)
 
     def _trainee(self) -> Trainee:

@@ -84,7 +84,11 @@ class WriterPair:
 
 def write_pairs(number: int, seed: int) -> list[WriterPair]:
     """The first `number` pairs of the seed: pair i does not depend on how many there are."""
-    return [_write_pair(random.Random(f"writers {seed} {i}")) for i in range(number)]
+    return [_numbered_pair(seed, i) for i in range(number)]
+
+
+def _numbered_pair(seed: int, number: int) -> WriterPair:
+    return _write_pair(random.Random(f"writers {seed} {number}"))
 
 
 def _write_pair(generator: random.Random) -> WriterPair:
@@ -183,7 +187,7 @@ def pairs_jsonl(path: str | Path, number: int, seed: int) -> None:
     All pairs of one content are in the same split. SettingsError("out", ...) where the file cannot
     be written.
     """
-    write_atomically(Path(path), _lines(write_pairs(number, seed)))
+    write_atomically(Path(path), _lines(_numbered_pair(seed, i) for i in range(number)))
 
 
 def _lines(pairs: Iterable[WriterPair]) -> Iterable[str]:
