@@ -112,7 +112,7 @@ class ClipStage(Training):
         seed: int = 0,
         lr: float = 2e-3,
         weight_decay: float = 0.05,
-        rating_weight: float = 1.0,
+        rating_weight: float = 5.0,
         num_valid: int = 500,
         validate_every: int = 500,
         ema_decay: float = 0.995,
