@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from ..lab.vocabulary import COLOURS, PLACES, SUBJECTS
-from ..policies import LAB_POLICY, LAB_SFT_POLICY
+from ..policies import LAB_SFT_POLICY
 from ..settings import MAX_SEED, Settings, SettingsError, setting
 
 DEFAULT_TEXTS = (
@@ -55,7 +55,7 @@ class DemoSettings(Settings):
     )
     policy: str = setting(
         "",
-        f"a policy, by name or folder [default: {LAB_POLICY}; to train from: {LAB_SFT_POLICY}]",
+        f"a policy, by name or folder [default: {LAB_SFT_POLICY}]",
         metavar="NAME|FOLDER",
     )
     num_images: int = setting(
@@ -87,7 +87,7 @@ class DemoSettings(Settings):
     @property
     def policy_name(self) -> str:
         """The policy that is shown, or the one that training starts from."""
-        return self.policy or (LAB_SFT_POLICY if self.train else LAB_POLICY)
+        return self.policy or LAB_SFT_POLICY
 
 
 def known_words() -> str:
