@@ -150,6 +150,22 @@ def given(cls: type[Settings], namespace: argparse.Namespace) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
+class RenderingSettings(Settings):
+    """How a diffusers pipeline renders; ranges: images.ImageSettings."""
+
+    num_steps: int | None = setting(
+        None, "sampling steps of a picture; left out, what the renderer recommends"
+    )
+    guidance_scale: float | None = setting(
+        None, "how strongly a prompt pulls; left out, what the renderer recommends"
+    )
+    size: int | None = setting(
+        None, "pixels of each side of a picture; left out, what the renderer recommends"
+    )
+    render_batch_size: int = setting(8, "pictures rendered at once", low=1, high=4096)
+
+
+@dataclasses.dataclass(frozen=True)
 class AdaptSettings(Settings):
     """How one user input becomes candidates. A policy's manifest may bring other defaults."""
 

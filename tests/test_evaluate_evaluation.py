@@ -85,7 +85,7 @@ class Dying:
 def settings(inputs: str, out: Path, **more: Any) -> EvaluateSettings:
     usual: dict[str, Any] = {
         "user_inputs": inputs, "out": str(out), "num_draws": 100, "num_shown": 1, "device": "cpu",
-        "suffix": "golden hour, foggy", "oracle_inputs": 1, "oracle_renders": 2,
+        "suffix": "golden hour, foggy", "num_oracle_inputs": 1, "num_oracle_renders": 2,
     }  # fmt: skip
     return EvaluateSettings(**{**usual, **more})
 

@@ -44,7 +44,7 @@ class Listening(runs.Silent):
 
 
 def test_the_suffix_is_tuned_on_other_user_inputs(parts: Parts, tmp_path: Path) -> None:
-    settings = EvaluateSettings(suffix_inputs=2, suffix_renders=3)
+    settings = EvaluateSettings(num_suffix_inputs=2, num_suffix_renders=3)
     Listening.heard.clear()
     search = Searches(parts, settings, REWARD, tmp_path, reporter=Listening)
     found = search.tuned_suffix(INPUTS)
@@ -65,7 +65,7 @@ def test_the_suffix_is_tuned_on_other_user_inputs(parts: Parts, tmp_path: Path) 
 
 
 def test_the_oracle_searches_some_inputs_of_each_domain(parts: Parts, tmp_path: Path) -> None:
-    settings = EvaluateSettings(oracle_inputs=2, oracle_renders=3, oracle_images=1)
+    settings = EvaluateSettings(num_oracle_inputs=2, num_oracle_renders=3, num_oracle_images=1)
     search = Searches(parts, settings, REWARD, tmp_path)
     best = search.ceilings(INPUTS, EVERYONE)
     assert [prompt is None for prompt in best.adapted_prompts] == [False, False, False, True]
@@ -78,7 +78,7 @@ def test_the_oracle_searches_some_inputs_of_each_domain(parts: Parts, tmp_path: 
 
 
 def test_a_search_that_is_stopped_says_so(parts: Parts, tmp_path: Path) -> None:
-    settings = EvaluateSettings(oracle_renders=3, suffix_inputs=2, suffix_renders=3)
+    settings = EvaluateSettings(num_oracle_renders=3, num_suffix_inputs=2, num_suffix_renders=3)
     search = Searches(parts, settings, REWARD, tmp_path, lambda: True)
     with pytest.raises(Stopped):
         search.ceilings(INPUTS, EVERYONE)
@@ -87,7 +87,7 @@ def test_a_search_that_is_stopped_says_so(parts: Parts, tmp_path: Path) -> None:
 
 
 def test_a_broken_file_is_named_by_its_folder(parts: Parts, tmp_path: Path) -> None:
-    settings = EvaluateSettings(oracle_inputs=1, oracle_renders=1)
+    settings = EvaluateSettings(num_oracle_inputs=1, num_oracle_renders=1)
     search = Searches(parts, settings, REWARD, tmp_path)
     search.ceilings(INPUTS, {"a whale"})
     next(tmp_path.glob("oracle-*.jsonl")).write_text("no\n", encoding="utf-8")

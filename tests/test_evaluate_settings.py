@@ -79,7 +79,7 @@ def test_help_needs_no_torch() -> None:
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
-    for name in ("--rows", "--oracle-renders", "--relevance-weight", "--num-images"):
+    for name in ("--rows", "--num-oracle-renders", "--relevance-weight", "--num-images"):
         assert name in run.stdout
     assert "--num-seeds" not in run.stdout
     loaded = {line.split("|")[-1].strip().split(".")[0] for line in run.stderr.splitlines()}

@@ -30,6 +30,7 @@ CAT = "a cat"
 # text: (10 * aesthetic with seed 1, with seed 2), (100 * cosine with seed 1, with seed 2)
 LOOKS = {
     "a cat": ((50, 54), (26, 30)),
+    "can you draw a cat?": ((50, 54), (26, 30)),
     "a cat, foggy": ((60, 62), (25, 30)),
     "a cat, 8k": ((48, 54), (31, 40)),
     "a dog": ((40, 41), (20, 20)),
@@ -255,6 +256,12 @@ def test_the_copy_guard() -> None:
     batch = reward(rewarder, (CAT, "a dog, 8k"), (CAT, "a cat, 8k"))
     assert batch.raw_terms["copy"].tolist() == [-1.0, 0.0]
     assert batch.terms["copy"].tolist() == [-2.0, 0.0]
+
+
+def test_the_asking_of_a_request_is_no_content() -> None:
+    asked = "can you draw a cat?"
+    batch = reward(new_rewarder(), (asked, "a cat, 8k"), (asked, "a dog, 8k"))
+    assert batch.raw_terms["copy"].tolist() == [0.0, -1.0]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from .. import __version__, runs
 from ..clip_tokens import count_clip_tokens
 from ..judging import judge_of_renderer, load_judge
 from ..settings import SettingsError
+from ..train.ppo_settings import PICTURE_SETTINGS
 from ..train.rendered_reward import load_renderer, load_scorer
 from . import acceptance, plots, rows
 from .gallery import Gallery, make_gallery
@@ -65,9 +66,10 @@ def check(settings: EvaluateSettings) -> list[RowPlan]:
 
 def load_parts(settings: EvaluateSettings) -> Parts:
     """SettingsError names what is missing or broken."""
-    names = ("batch_size", "num_steps", "guidance_scale", "size")
-    options = {name: getattr(settings, name) for name in names}
-    generator = load_renderer(settings.renderer, settings.device, **options)
+    options = {name: getattr(settings, name) for name in PICTURE_SETTINGS}
+    generator = load_renderer(
+        settings.renderer, settings.device, batch_size=settings.render_batch_size, **options
+    )
     scorer = load_scorer(settings.scorer, settings.device)
     judge = load_judge(judge_of_renderer(settings.judge, settings.renderer), settings.device)
     if judge is not None and judge.identity == scorer.identity:

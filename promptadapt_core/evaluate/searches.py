@@ -82,12 +82,12 @@ class Searches:
         user_inputs = [row.user_input for row in inputs.rows]
         others = self._other_inputs(user_inputs)
         search = OracleSettings(
-            max_renders=settings.suffix_renders,
+            max_renders=settings.num_suffix_renders,
             num_screened=NUM_SCREENED,
             num_finalists=NUM_FINALISTS,
         )
         num_screened = min(NUM_SCREENED, len(others))
-        expected = settings.suffix_renders * num_screened + (NUM_FINALISTS + 1) * len(others)
+        expected = settings.num_suffix_renders * num_screened + (NUM_FINALISTS + 1) * len(others)
         pay = self._pay(SUFFIX, SUFFIX_SEEDS, 1, expected)
         with _told_of_folder():
             found = find_constant_suffix(
@@ -105,19 +105,21 @@ class Searches:
 
     def ceilings(self, inputs: Inputs, usable: set[str]) -> Prompts:
         """The oracle: the modifiers that are found for each user input, of each domain the first
-        oracle_inputs. usable: user inputs whose plain pictures are known. decoding.Stopped when
+        num_oracle_inputs. usable: user inputs whose plain pictures are known. decoding.Stopped when
         it was stopped."""
         settings = self.settings
         chosen = [
             inputs.rows[place].user_input
             for domain in inputs.domains
-            for place in inputs.places_of(domain)[: settings.oracle_inputs or None]
+            for place in inputs.places_of(domain)[: settings.num_oracle_inputs or None]
         ]
         chosen = [text for text in chosen if text in usable]
-        search = OracleSettings(max_renders=settings.oracle_renders, num_finalists=NUM_FINALISTS)
+        search = OracleSettings(
+            max_renders=settings.num_oracle_renders, num_finalists=NUM_FINALISTS
+        )
         number = len(chosen)
         pay = self._pay(
-            ORACLE, ORACLE_SEEDS, settings.oracle_images, settings.oracle_renders * number
+            ORACLE, ORACLE_SEEDS, settings.num_oracle_images, settings.num_oracle_renders * number
         )
         again = self._pay("confirm", CONFIRM_SEEDS, CONFIRM_IMAGES, (NUM_FINALISTS + 1) * number)
         with _told_of_folder():
@@ -131,15 +133,16 @@ class Searches:
         best = {ceiling.user_input: ceiling.adapted_prompt for ceiling in confirmed}
         num_sets = sum(ceiling.num_rendered for ceiling in found)
         num_confirmed = sum(ceiling.num_rendered for ceiling in confirmed) - num_sets
+        num_searched = settings.num_oracle_images * num_sets
         return Prompts(
             [best.get(row.user_input) for row in inputs.rows],
-            f"{len(best)} user inputs, up to {settings.oracle_renders} sets of modifiers for each",
-            num_search_rendered=settings.oracle_images * num_sets + CONFIRM_IMAGES * num_confirmed,
+            f"{len(best)} user inputs, up to {settings.num_oracle_renders} sets for each",
+            num_search_rendered=num_searched + CONFIRM_IMAGES * num_confirmed,
         )
 
     def _other_inputs(self, user_inputs: list[str]) -> list[str]:
         """Those that the suffix is tuned on, of both domains in turn."""
-        number = self.settings.suffix_inputs
+        number = self.settings.num_suffix_inputs
         halves = [
             unseen_inputs(-(-number // 2), self.settings.seed + 1, held_out, user_inputs)
             for held_out in LAB_DOMAINS.values()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from ..settings import MAX_SEED, Settings, SettingsError, setting
+from ..settings import MAX_SEED, RenderingSettings, SettingsError, setting
 
 LAB = "lab"
 EVALUATION_SEED = 90_001  # trainings use seeds below 1000
@@ -27,7 +27,7 @@ class RowPlan:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateSettings(Settings):
+class EvaluateSettings(RenderingSettings):
     """What is compared, on what, and how far the searches for suffix and oracle go."""
 
     renderer: str = setting(
@@ -71,27 +71,19 @@ class EvaluateSettings(Settings):
         EVALUATION_SEED, "of the lab's user inputs and of the bootstrap", low=0, high=MAX_SEED - 2
     )
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps", metavar="DEVICE")
-    batch_size: int = setting(8, "pictures rendered at once", low=1, high=4096)
-    num_steps: int | None = setting(
-        None, "sampling steps of a picture; left out, what the renderer recommends"
+    num_suffix_inputs: int = setting(
+        48, "user inputs that the suffix is tuned on", low=1, high=2000
     )
-    guidance_scale: float | None = setting(
-        None, "how strongly a prompt pulls; left out, what the renderer recommends"
-    )
-    size: int | None = setting(
-        None, "pixels of each side of a picture; left out, what the renderer recommends"
-    )
-    suffix_inputs: int = setting(48, "user inputs that the suffix is tuned on", low=1, high=2000)
-    suffix_renders: int = setting(
+    num_suffix_renders: int = setting(
         120, "suffixes tried, each on up to 16 of those user inputs", low=1
     )
-    oracle_inputs: int = setting(
+    num_oracle_inputs: int = setting(
         60, "user inputs of each domain that the oracle searches; 0 is all", low=0
     )
-    oracle_renders: int = setting(
+    num_oracle_renders: int = setting(
         100, "sets of modifiers tried for each of them; the lab has 51 modifiers", low=1
     )
-    oracle_images: int = setting(
+    num_oracle_images: int = setting(
         1, "pictures of each set in the search; the best are confirmed on four others", low=1,
         high=64,
     )  # fmt: skip

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..settings import MAX_SEED, Settings, SettingsError, setting
+from ..settings import MAX_SEED, RenderingSettings, SettingsError, setting
 
-PICTURE_SETTINGS = ("num_steps", "guidance_scale", "size")  # ranges: images.ImageSettings
+PICTURE_SETTINGS = ("num_steps", "guidance_scale", "size")
 
 
 @dataclasses.dataclass(frozen=True)
-class PpoSettings(Settings):
+class PpoSettings(RenderingSettings):
     """Reinforcement learning of a policy by PPO."""
 
     policy: str = setting("", "the SFT policy to start from", metavar="FOLDER|NAME")
@@ -31,16 +31,6 @@ class PpoSettings(Settings):
         "folder with scorer.json, or auto, the lab's judge where the lab draws",
         metavar="auto|none|lab|FOLDER",
     )
-    num_steps: int | None = setting(
-        None, "sampling steps of a picture; left out, what the renderer recommends"
-    )
-    guidance_scale: float | None = setting(
-        None, "how strongly a prompt pulls; left out, what the renderer recommends"
-    )
-    size: int | None = setting(
-        None, "pixels of each side of a picture; left out, what the renderer recommends"
-    )
-    render_batch_size: int = setting(8, "pictures rendered at once", low=1, high=4096)
     out: str = setting("", "run folder: config.json, metrics.jsonl, checkpoints", metavar="FOLDER")
     baselines: str = setting(
         "",
