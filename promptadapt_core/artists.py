@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 
-from promptadapt_core.lexicon import lexicon
+from .lexicon import lexicon
 
 # What introduces names. "by" alone may introduce anything ("by the sea").
 _STYLE_OF = (

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from promptadapt_core.hypotheses import Completion, Hypothesis, Writer, length_normalised
-from promptadapt_core.settings import SettingsError
+from .hypotheses import Completion, Hypothesis, Writer, length_normalised
+from .settings import SettingsError
 
 
 class RankedTokens:

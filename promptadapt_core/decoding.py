@@ -16,16 +16,16 @@ from typing import Any
 
 import torch
 
-from promptadapt_core import forward_any, forward_gpt2
-from promptadapt_core.beams import BeamSearch, RankedTokens
-from promptadapt_core.hypotheses import (
+from . import forward_any, forward_gpt2
+from .beams import BeamSearch, RankedTokens
+from .hypotheses import (
     UNFINISHED_CHARACTER,
     Completion,
     DecodingRequest,
     Writer,
 )
-from promptadapt_core.sampling import Nucleus, SampleSearch
-from promptadapt_core.settings import SettingsError
+from .sampling import Nucleus, SampleSearch
+from .settings import SettingsError
 
 __all__ = [
     "UNFINISHED_CHARACTER", "Completion", "DecodingRequest", "Stopped", "context_length", "decode",

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from promptadapt_core.packed_weights import products
-from promptadapt_core.plain_gpt2 import PLAIN_CONFIG, PlainGpt2, is_plain_config
+from .packed_weights import products
+from .plain_gpt2 import PLAIN_CONFIG, PlainGpt2, is_plain_config
 
 STEPS_OF_ROOM = 24  # tokens a row that fit before the pool is cleared of what is not needed
 PLAIN_MODULES = {

@@ -129,10 +129,13 @@ def load_judge(name: str, device: str = "cpu") -> Judge | None:
             f"{pictures_judge.WEIGHTS_NAME}, got {name!r}",
         )
     try:
-        return ScorerJudge(OpenClipScorer.load(folder, device))
+        scorer = OpenClipScorer.load(folder, device)
     except SettingsError as error:
         told = error.name if error.name == "device" else "judge"
         raise SettingsError(told, error.reason) from None
+    if scorer.head is None:
+        raise SettingsError("judge", f"{name} has no aesthetic head, so it can judge no pictures")
+    return ScorerJudge(scorer)
 
 
 def judge_of_renderer(name: str, renderer: str) -> str:

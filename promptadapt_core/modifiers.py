@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from promptadapt_core.artists import find_artists, known_spans, remove_artists
-from promptadapt_core.cleaning import clean, normal, split_modifiers
-from promptadapt_core.explicit import is_explicit
-from promptadapt_core.lexicon import lexicon
+from .artists import find_artists, known_spans, remove_artists
+from .cleaning import clean, normal, split_modifiers
+from .explicit import is_explicit
+from .lexicon import lexicon
 
 __all__ = [
     "Trimmed", "clean", "find_artists", "is_explicit", "is_modifier", "lexicon", "modifier_score",

@@ -280,6 +280,24 @@ def rloo_advantages(
     return (deviations * number / (number - 1).clamp(min=1)).reshape(-1)
 
 
+@torch.no_grad()
+def less_the_others(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """(B,) reward units: reward - mean of the OTHERS of its group; 0 for the only one of a group,
+    and exactly 0 where all of a group are alike: whitening would blow up what rounding leaves.
+
+    rewards: (B,). groups: (B,) int64, the same number for candidates of one user input and the
+    same image seeds. rloo_advantages for groups of any size in any order.
+    """
+    _, groups = groups.unique(return_inverse=True)
+    zeros = rewards.new_zeros(int(groups.max()) + 1)
+    lowest = zeros.scatter_reduce(0, groups, rewards, "amin", include_self=False)
+    rewards = rewards - lowest[groups]  # the same of all in a group, so it cancels out
+    sums = zeros.index_add(0, groups, rewards)[groups]
+    others = zeros.index_add(0, groups, torch.ones_like(rewards))[groups] - 1.0
+    less = rewards - (sums - rewards) / others.clamp(min=1.0)
+    return less.masked_fill(others == 0, 0.0)
+
+
 # Losses
 
 

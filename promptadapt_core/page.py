@@ -27,12 +27,13 @@ code { background: #f3f3f3; padding: .1rem .3rem; }
 """.strip()
 
 
-def page(title: str, parts: Sequence[str]) -> str:
-    """A whole page of parts that are already HTML."""
+def page(title: str, parts: Sequence[str], style: str = "") -> str:
+    """A whole page of parts that are already HTML. style: CSS beside that of all pages."""
+    sheet = f"{STYLE}\n{style}".strip()
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>\n{STYLE}\n</style>\n</head>\n<body>\n"
+        f"<title>{html.escape(title)}</title>\n<style>\n{sheet}\n</style>\n</head>\n<body>\n"
         f"<h1>{html.escape(title)}</h1>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
     )
 

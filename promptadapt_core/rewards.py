@@ -88,7 +88,7 @@ class RewardBatch:
     num_rendered: int  # pictures rendered for candidates
     num_baselines_rendered: int  # and those rendered only to know what a plain input is worth
     # (num_images, H, W, 3) uint8 per candidate if asked for, None where it failed or where none
-    # was rendered, for the adapted prompt is the user input and its scores are kept.
+    # was rendered for candidates: the adapted prompt is the user input.
     pictures: list[np.ndarray | None] | None = None
 
 
@@ -153,8 +153,10 @@ class Rewarder:
         rows += [Row(picture.text, picture) for picture in plain_pictures if picture in drawn]
         scores = work.run(rows)
         num_rendered = work.num_rendered
+        # Not those of plain inputs below: a resumed run, which has their scores, draws none.
+        pictures = dict(work.pictures) if keep_pictures else None
         self._add_baselines(plain_pictures, scores, work)
-        return self._batch(wanted, adapted_prompts, scores, work, num_rendered)
+        return self._batch(wanted, adapted_prompts, scores, work, num_rendered, pictures)
 
     def _add_baselines(
         self,
@@ -186,15 +188,16 @@ class Rewarder:
         scores: dict[Row, Baseline],
         work: PictureScores,
         num_rendered: int,
+        pictures: dict[Picture, np.ndarray] | None,
     ) -> RewardBatch:
-        ok, raw, logged, pictures = [], [], [], []
+        ok, raw, logged, stacks = [], [], [], []
         for (user_input, seeds), adapted_prompt in zip(wanted, adapted_prompts, strict=True):
             own = [Row(user_input, Picture(adapted_prompt, seed)) for seed in seeds]
             plain = [Row(user_input, Picture(user_input, seed)) for seed in seeds]
             ok.append(all(row in scores for row in (*own, *plain)))
-            found = [work.pictures.get(row.picture) for row in own]
+            found = [(pictures or {}).get(row.picture) for row in own]
             whole = ok[-1] and all(picture is not None for picture in found)
-            pictures.append(np.stack(found) if whole else None)
+            stacks.append(np.stack(found) if whole else None)
             if ok[-1]:
                 row_scores = [[scores[row] for row in part] for part in (own, plain)]
                 raw.append(self._raw_terms(user_input, adapted_prompt, *row_scores))
@@ -213,7 +216,7 @@ class Rewarder:
             failures=tuple(work.failures),
             num_rendered=num_rendered,
             num_baselines_rendered=work.num_rendered - num_rendered,
-            pictures=pictures if work.keep_pictures else None,
+            pictures=None if pictures is None else stacks,
         )
         if not any(ok):
             raise NothingRewarded(batch)

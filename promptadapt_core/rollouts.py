@@ -22,7 +22,7 @@ from . import prompts
 from .adapter import PromptAdapter, Work
 from .decoding import Completion, DecodingRequest, decode
 from .objectives import token_logprobs
-from .settings import AdaptSettings
+from .settings import AdaptSettings, SettingsError
 
 SAMPLED_TOGETHER = 256  # completions that share the policy's forward passes
 
@@ -207,11 +207,17 @@ def sample_rollout(
 def readable(
     adapter: PromptAdapter, user_inputs: Sequence[str], settings: AdaptSettings
 ) -> tuple[list[Work], dict[str, str]]:
-    """The works of user inputs in order; those that the adapter leaves alone, and why."""
+    """The works of user inputs in order; those that the adapter leaves alone or cannot read, and
+    why."""
     works: list[Work] = []
     left_alone: dict[str, str] = {}
     for user_input in user_inputs:
-        work, reason = adapter.prepare(prompts.parse(user_input, settings.keep), settings)
+        try:
+            work, reason = adapter.prepare(prompts.parse(user_input, settings.keep), settings)
+        except SettingsError as error:
+            if error.name != "user_input":
+                raise
+            work, reason = None, error.reason
         if work is None:
             left_alone[user_input] = reason
         else:

@@ -28,6 +28,8 @@ LEFT_SECONDS = 3600.0  # after which the file of an unfinished replace_file is o
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
 STATE_NAME = "state.pt"
+# What it raises to load the state of another model, optimizer or version.
+FOREIGN_STATE = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)
 
 
 class Reporter(Protocol):
@@ -133,14 +135,14 @@ class Metrics:
         if not self.path.exists():
             return
         kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
+        for line in self.path.read_bytes().splitlines(keepends=True):
             try:
-                row_step = json.loads(line)["step"]
-            except (ValueError, KeyError, TypeError):
+                is_kept = line.endswith(b"\n") and json.loads(line)["step"] <= step
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
-            if line.endswith("\n") and row_step <= step:
+            if is_kept:
                 kept.append(line)
-        write_text(self.path, "".join(kept))
+        replace_file(self.path, lambda partial: _write_bytes(partial, b"".join(kept)))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add a row and flush it to the disk. A value that is not finite is written as null."""
@@ -209,15 +211,29 @@ class RunFolder:
         except OSError as error:
             raise SettingsError("out", f"{out} cannot be written ({error.strerror})") from None
 
-    def config(self) -> dict[str, Any] | None:
-        """config.json, or None in a new run."""
+    def finish_replacing(self, *names: str) -> None:
+        """Complete or undo what a killed process left: moves of these folders, and half files. Only
+        for a folder that no other process writes to."""
+        for name in names:
+            finish_replacing(self.path / name)
+        for left in self.path.rglob("*.partial"):
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+    def config(self, trainer: str) -> dict[str, Any] | None:
+        """config.json, or None in a new run. SettingsError("resume", ...) where it is broken or
+        not of this trainer."""
         path = self.path / CONFIG_NAME
         if not path.exists():
             return None
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise SettingsError("resume", f"{path} cannot be read: {error}") from None
+        if not isinstance(config, dict) or config.get("trainer") != trainer:
+            raise SettingsError("resume", f"{self.path} is not a run of the trainer {trainer}")
+        if not all(isinstance(config.get(part), dict) for part in ("settings", "data")):
+            raise SettingsError("resume", f"{path} lacks the settings or the data of the run")
         return config
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -243,10 +259,20 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a foreign or broken file can raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise SettingsError("resume", f"{path} is broken: {reason}") from None
+        if not isinstance(state, dict):
+            raise SettingsError("resume", f"{path} is broken: it holds no state of a run")
+        return state
+
+    def foreign_state(self, error: Exception) -> SettingsError:
+        """What to raise for one of FOREIGN_STATE."""
+        if isinstance(error, SettingsError):
+            return error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return SettingsError("resume", f"{self.path / STATE_NAME} is not of this run: {reason}")
 
     def _saving(self, name: str, write: Callable[[], None]) -> None:
         try:

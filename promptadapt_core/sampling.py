@@ -14,8 +14,8 @@ from itertools import accumulate
 
 import torch
 
-from promptadapt_core.hypotheses import Completion, Hypothesis, Writer
-from promptadapt_core.settings import SettingsError
+from .hypotheses import Completion, Hypothesis, Writer
+from .settings import SettingsError
 
 NUM_FIRST = 128  # tokens looked at before the nucleus is known to be larger
 

@@ -30,6 +30,7 @@ from PIL import Image
 from torch.nn import functional
 
 from .checkpoints import file_identity
+from .clip_tokens import with_quick_words
 from .devices import is_out_of_memory, pick_device
 from .runs import write_text
 from .settings import SettingsError
@@ -126,8 +127,8 @@ class OpenClipScorer:
             )
         model, preprocess = _create(files)
         return cls(
-            model, preprocess, open_clip.get_tokenizer(files.model), config["embed_dim"], head,
-            identity=_identity(files, config),
+            model, preprocess, with_quick_words(open_clip.get_tokenizer(files.model)),
+            config["embed_dim"], head, identity=_identity(files, config),
             device=pick_device(str(device)), batch_size=batch_size,
             relevance_knee=files.relevance_knee, relevance_slope=files.relevance_slope,
         )  # fmt: skip

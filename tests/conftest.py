@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,41 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the data folder `shared` beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def policy_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sequence[str]], Path]:
+    """Given user inputs, a folder with inputs.txt and policy/, a tiny SFT policy that adds two
+    styles to each of them."""
+
+    def make(user_inputs: Sequence[str]) -> Path:
+        from promptadapt_core.settings import SftSettings
+        from promptadapt_core.train.sft import train_sft
+
+        folder = tmp_path_factory.mktemp("policy_for")
+        (folder / "inputs.txt").write_text("\n".join(user_inputs) + "\n", encoding="utf-8")
+        styles = ("oil painting", "sharp focus", "watercolor", "dramatic light", "8k")
+        rows = [
+            {"user_input": text, "target": f"{text}, {first}, {second}", "split": "train"}
+            for text in user_inputs
+            for first in styles
+            for second in styles
+            if first != second
+        ]
+        pairs = folder / "pairs.jsonl"
+        pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        made = train_sft(
+            SftSettings(
+                pairs=str(pairs), out=str(folder / "sft"), device="cpu", precision="fp32",
+                num_epochs=8.0, batch_size=24, micro_batch_size=24, max_length=60, lr=0.01,
+                vocab_size=330, hidden_size=32, num_layers=2, num_heads=2, dropout=0.0,
+                tensorboard=False, validate_every=1000, checkpoint_every=1000,
+            )
+        )  # fmt: skip
+        shutil.copytree(made.best.parent / "last", folder / "policy")
+        return folder
+
+    return make
 
 
 def generator_states() -> dict[str, Any]:

@@ -16,16 +16,18 @@ from promptadapt_core.__main__ import main
 from promptadapt_core.demo import curves, learning, lessons
 from promptadapt_core.demo.comparing import SCORES, Comparison, Shown, Wording
 from promptadapt_core.demo.settings import REWARD, TRAINING, DemoSettings
+from promptadapt_core.evaluate import inputs
+from promptadapt_core.evaluate.settings import EVALUATION_SEED
 from promptadapt_core.lab.captions import read
 from promptadapt_core.lab.folders import CACHE_VARIABLE
-from promptadapt_core.lab.writers import is_held_out
+from promptadapt_core.lab.writers import is_held_out, user_inputs
 from promptadapt_core.policies import LAB_SFT_POLICY, lab_policies
 from promptadapt_core.reward_settings import RewardSettings
 from promptadapt_core.settings import SettingsError
 from promptadapt_core.train.ppo_settings import PpoSettings
 
 TINY: dict[str, Any] = {
-    **TRAINING, "num_episodes": 8, "rollout_size": 4, "group_size": 1, "num_epochs": 1,
+    **TRAINING, "num_episodes": 8, "rollout_size": 4, "group_size": 2, "num_epochs": 1,
     "minibatch_size": 4, "micro_batch_size": 4, "min_length_limit": 4, "max_length_limit": 8,
     "checkpoint_every": 1,
 }  # fmt: skip
@@ -43,6 +45,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(learning, "NUM_USER_INPUTS", 6)
     monkeypatch.setattr(learning, "NUM_TESTED", 2)
     monkeypatch.setattr(lessons, "NUM_SHOWN", 1)
+    # What trainings saw takes seconds to write anew.
+    monkeypatch.setattr(inputs, "training_inputs", lambda held_out: frozenset())
 
 
 def demo(out: Path, *more: str) -> int:
@@ -61,12 +65,16 @@ def test_the_numbers_in_the_settings_fit_the_trainer() -> None:
 def test_tested_user_inputs_are_never_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning, "NUM_USER_INPUTS", 300)
     monkeypatch.setattr(learning, "NUM_TESTED", 40)
+    seen = frozenset(user_inputs(60, EVALUATION_SEED, held_out=False))  # by the SFT policy
+    monkeypatch.setattr(inputs, "training_inputs", lambda held_out: seen)
     learned, tested = learning.learned_from(0), learning.tested_on(0)
+    assert not seen & set(tested)
     assert len(set(learned)) == 300
     assert len(set(tested)) == 40
     assert not set(learned) & set(tested)
-    assert not any(is_held_out(read(text)) for text in [*learned, *tested[::2]])
-    assert any(is_held_out(read(text)) for text in tested[1::2])
+    for texts in (learned, tested):  # in domain and out of domain in turn
+        assert not any(is_held_out(read(text)) for text in texts[::2])
+        assert any(is_held_out(read(text)) for text in texts[1::2])
 
 
 def test_the_command_trains_goes_on_and_shows(

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from promptadapt_core.evaluate.inputs import (
+    MOST_DOMAINS,
+    NUM_TRAINING_PAIRS,
+    PAIRS_SEED,
     EvaluationInput,
     described,
     lab_inputs,
@@ -72,6 +75,9 @@ def test_what_training_saw_can_be_left_out(tmp_path: Path) -> None:
         ("in.jsonl", '{"user_input": "a"}\nno\n', "line 2 of .* is not JSON"),
         ("in.jsonl", '{"user_input": "a", "domain": 3}', "expected a text as domain"),
         ("in.jsonl", '{"user_input": " "}', "line 1 of .*: expected some words"),
+        ("in.jsonl", '{"user_input": "a", "target": "\\ud800"}', "target has half a character"),
+        ("in.jsonl", '{"user_input": "a", "domain": "\\u0000"}', "expected a domain of at most"),
+        ("in.json", '[{"user_input": "a"}]', "in.json is expected as .jsonl"),
         ("in.txt", "a\n" + "b" * (MAX_INPUT_CHARACTERS + 1), "line 2 of .*: expected at most"),
     ],
 )
@@ -96,14 +102,16 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 def test_the_lab_brings_its_own_that_no_training_saw() -> None:
     from promptadapt_core.lab.captions import read
-    from promptadapt_core.lab.writers import is_held_out
+    from promptadapt_core.lab.writers import is_held_out, write_pairs
 
     rows = lab_inputs(5, 90_001)
     assert [row.domain for row in rows] == ["in-domain"] * 5 + ["out-of-domain"] * 5
     assert len({row.user_input for row in rows}) == 10
     known, unknown = rows[:5], rows[5:]
     assert not {row.user_input for row in known} & training_inputs(False)
-    assert len(training_inputs(False)) == 20_000
+    assert len(training_inputs(True)) == 20_000
+    some_pairs = {pair.user_input for pair in write_pairs(200, PAIRS_SEED)}
+    assert some_pairs <= training_inputs(False)
     assert all(row.target and not is_held_out(read(row.target)) for row in known)
     assert all(read(row.target).things == read(row.user_input).things for row in known)
     assert all(read(row.target).modifiers for row in known)
@@ -111,6 +119,35 @@ def test_the_lab_brings_its_own_that_no_training_saw() -> None:
     assert rows == lab_inputs(5, 90_001)
     first = [row.user_input for row in known]
     assert unseen_inputs(3, 90_001, False, first[:2])[0] == first[2]
+
+
+def test_the_pairs_are_those_of_the_bundled_policy() -> None:
+    from promptadapt_core.policies import LAB_SFT_POLICY, resolve_policy
+
+    card = (resolve_policy(LAB_SFT_POLICY).parent / "README.md").read_text(encoding="utf-8")
+    assert f"--num-pairs {NUM_TRAINING_PAIRS} --seed {PAIRS_SEED}\n" in card
+
+
+def test_others_take_the_place_of_what_is_excluded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("promptadapt_core.evaluate.inputs.training_inputs", lambda _: frozenset())
+    first = [row.user_input for row in lab_inputs(3, 90_001)]
+    seen = written(tmp_path / "seen.txt", "\n".join(first[:2]))
+    inputs = load_inputs(EvaluateSettings(num_inputs=3, exclude=(seen,)))
+    assert described(inputs) == {"in-domain": 3, "out-of-domain": 3}
+    assert not {row.user_input for row in inputs.rows} & set(first[:2])
+
+
+def test_names_of_files_and_domains_are_as_one_means_them(tmp_path: Path) -> None:
+    upper = written(tmp_path / "IN.JSONL", '{"user_input": "a cat", "domain": "one\\n two"}\n')
+    assert load_inputs(EvaluateSettings(user_inputs=upper)).rows == [
+        EvaluationInput("a cat", "one two")
+    ]
+    many = [{"user_input": f"cat {n}", "domain": f"d{n}"} for n in range(MOST_DOMAINS + 1)]
+    path = written(tmp_path / "in.jsonl", "\n".join(map(json.dumps, many)))
+    with pytest.raises(SettingsError, match=f"at most {MOST_DOMAINS} domains, got"):
+        load_inputs(EvaluateSettings(user_inputs=path))
 
 
 def test_the_lab_has_no_end_of_inputs_to_offer() -> None:

@@ -10,7 +10,7 @@ pytest.importorskip("open_clip")
 
 from promptadapt_core import runs
 from promptadapt_core.evaluate import rows
-from promptadapt_core.evaluate.evaluation import check, load_parts
+from promptadapt_core.evaluate.evaluation import Evaluation, check, load_parts
 from promptadapt_core.evaluate.inputs import EvaluationInput, Inputs
 from promptadapt_core.evaluate.settings import EvaluateSettings
 from promptadapt_core.settings import SettingsError
@@ -83,6 +83,19 @@ def test_a_judge_must_not_be_the_scorer() -> None:
     folder = Path(rows.__file__).parents[1] / "lab" / "weights" / "scorer"
     with pytest.raises(SettingsError, match="^judge: this is the scorer"):
         load_parts(EvaluateSettings(device="cpu", judge=str(folder)))
+
+
+def test_a_folder_that_is_no_policy_is_told_before_anything_is_rendered(tmp_path: Path) -> None:
+    """Such as that of a run, whose policy is in best/."""
+    (tmp_path / "in.txt").write_text("a cat\n", encoding="utf-8")
+    (tmp_path / "run" / "best").mkdir(parents=True)
+    settings = EvaluateSettings(
+        user_inputs=str(tmp_path / "in.txt"), out=str(tmp_path / "out"), device="cpu",
+        rows=f"rl={tmp_path / 'run'}",
+    )  # fmt: skip
+    with pytest.raises(SettingsError, match="^rows: .*run: "):
+        Evaluation(settings)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_broken_policy_is_named(tmp_path: Path) -> None:

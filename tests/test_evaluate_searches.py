@@ -9,7 +9,7 @@ pytest.importorskip("open_clip")
 
 from promptadapt_core import runs
 from promptadapt_core.decoding import Stopped
-from promptadapt_core.evaluate import searches
+from promptadapt_core.evaluate import inputs, searches
 from promptadapt_core.evaluate.evaluation import load_parts
 from promptadapt_core.evaluate.inputs import EvaluationInput, Inputs
 from promptadapt_core.evaluate.reward import EvaluationReward
@@ -25,6 +25,12 @@ INPUTS = Inputs(
 )  # fmt: skip
 EVERYONE = {row.user_input for row in INPUTS.rows}
 REWARD = EvaluationReward()
+
+
+@pytest.fixture(autouse=True)
+def little_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What trainings saw takes seconds to write anew."""
+    monkeypatch.setattr(inputs, "training_inputs", lambda held_out: frozenset())
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +81,19 @@ def test_the_oracle_searches_some_inputs_of_each_domain(parts: Parts, tmp_path: 
     assert search.ceilings(INPUTS, {"a whale"}).adapted_prompts == [
         None, best.adapted_prompts[1], None, None
     ]  # fmt: skip
+
+
+def test_the_suffix_is_a_finalist_of_the_oracle(parts: Parts, tmp_path: Path) -> None:
+    """A search of one set knows nothing but the plain user input."""
+    settings = EvaluateSettings(num_oracle_inputs=1, num_oracle_renders=1)
+    search = Searches(parts, settings, REWARD, tmp_path)
+    alone = search.ceilings(INPUTS, {"a whale"})
+    assert alone.adapted_prompts[1] == "a whale"
+    both = search.ceilings(INPUTS, {"a whale"}, ["golden hour", "oil painting"])
+    assert both.num_search_rendered > alone.num_search_rendered
+    assert both == search.ceilings(INPUTS, {"a whale"}, ["oil painting", "golden hour"])
+    confirmed = next(tmp_path.glob("confirm-*.jsonl")).read_text(encoding="utf-8")
+    assert "a whale, oil painting, golden hour" in confirmed
 
 
 def test_a_search_that_is_stopped_says_so(parts: Parts, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from promptadapt_core.evaluate.tables import digits, estimate_table, estimate_te
         (61.2, 40.4, 83.9, "61 (40 to 84)"),
         (-0.001, -0.31, 0.28, "0.00 (-0.31 to 0.28)"),
         (1.0, 1.0, 1.0, "1 (1 to 1)"),
+        (14.0, 14.0 - 2e-15, 14.0 + 2e-15, "14 (14 to 14)"),
         (0.512, math.nan, math.nan, "0.512"),
         (3, math.nan, math.nan, "3"),
         (math.nan, math.nan, math.nan, ""),

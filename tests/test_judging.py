@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -156,6 +157,13 @@ def test_a_name_that_is_no_judge_is_refused(tmp_path: Path) -> None:
     for name in ("nowhere", str(tmp_path)):
         with pytest.raises(SettingsError, match="judge: expected none, lab or a folder with"):
             judging.load_judge(name)
+    shutil.copytree(WEIGHTS / "scorer", tmp_path / "headless")
+    path = tmp_path / "headless" / "scorer.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    del told["head"]
+    path.write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(SettingsError, match="judge: .*headless has no aesthetic head"):
+        judging.load_judge(str(path.parent))
     (tmp_path / "scorer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(SettingsError, match="judge: .*scorer.json cannot be used"):
         judging.load_judge(str(tmp_path))

@@ -23,7 +23,7 @@ from promptadapt_core.lab.__main__ import main
 from promptadapt_core.lab.autoencoder import build_autoencoder
 from promptadapt_core.lab.folders import CACHE_VARIABLE, bundle_weights
 from promptadapt_core.lab.renderer import build_transformer, widened
-from promptadapt_core.lab.writers import write_pairs
+from promptadapt_core.lab.writers import user_inputs, write_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
 SLOW = {"transformers", "diffusers", "open_clip", "torchvision", "peft", "scipy"}
@@ -88,6 +88,21 @@ def test_rendering_loads_no_more_than_it_needs(weights: Path, tmp_path: Path) ->
     assert out.is_file()
     assert "torch" in loaded
     assert not loaded & SLOW, "importing diffusers alone takes longer than all of the command"
+
+
+def test_user_inputs_are_written_in_turn(tmp_path: Path) -> None:
+    out = tmp_path / "inputs.txt"
+    loaded = loaded_by("inputs", "--out", str(out), "--num-inputs", "5", "--seed", "3")
+    assert "torch" not in loaded
+    inside, outside = user_inputs(3, 3, held_out=False), user_inputs(2, 3, held_out=True)
+    expected = [inside[0], outside[0], inside[1], outside[1], inside[2]]
+    assert out.read_text(encoding="utf-8").splitlines() == expected
+    for domain, texts in (("in", inside), ("out", outside)):
+        number = str(len(texts))
+        assert exit_code(
+            "inputs", "--out", str(out), "--num-inputs", number, "--seed", "3", "--domain", domain
+        ) == 0  # fmt: skip
+        assert out.read_text(encoding="utf-8").splitlines() == texts
 
 
 def test_pairs_are_written_without_torch(tmp_path: Path) -> None:
@@ -241,6 +256,8 @@ def test_missing_and_truncated_weights_name_the_file(
         (["report", "--out", "file"], "--out: file cannot be written"),
         (["report", "--out", "new", "--num-pictures", "1"], "--num-pictures: expected a number"),
         (["pairs"], "--out: expected the file to write"),
+        (["inputs"], "--out: expected the file to write"),
+        (["inputs", "--out", "x.txt", "--domain", "here"], "--domain"),
         (["pairs", "--out", "nowhere/x.jsonl"], "--out: nowhere"),
         (["pairs", "--out", "x.jsonl", "--num-pairs", "0"], "--num-pairs: expected a number"),
         (["export"], "--out: expected a file that ends in .safetensors, got ''"),

@@ -13,7 +13,6 @@ import pytest
 pytest.importorskip("diffusers")
 pytest.importorskip("open_clip")
 
-from promptadapt_core import page
 from promptadapt_core.lab import galleries, grids, measures, report
 from promptadapt_core.lab.captions import read
 from promptadapt_core.lab.judge import JudgeReading
@@ -231,19 +230,6 @@ def test_seeds_go_on_after_the_highest() -> None:
 
 def test_what_json_cannot_write_is_null() -> None:
     assert report.finite({"a": [float("nan"), 1.5], "b": "x"}) == {"a": [None, 1.5], "b": "x"}
-
-
-def test_numbers_are_short() -> None:
-    assert [page.number(value) for value in (3, 1234567, 0.12345, 456.7, None)] == [
-        "3", "1,234,567", "0.123", "457", "-"
-    ]  # fmt: skip
-    assert page.percent(0.905) == "90.5%"
-    assert page.percent(float("nan")) == "-"
-
-
-def test_text_in_the_page_is_escaped() -> None:
-    assert "<script>" not in page.table(("a", "b"), [("<script>", True), (1.0, False)])
-    assert page.paragraph("a < b") == "<p>a &lt; b</p>"
 
 
 def test_a_sheet_has_room_for_every_cell_and_label() -> None:

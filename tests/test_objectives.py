@@ -186,6 +186,29 @@ def test_rloo_advantages_by_hand() -> None:
     assert near(objectives.rloo_advantages(rewards, 3, kept), [-4.5, -1.5, 6, 0, 0, 0], 1e-5)
 
 
+def test_less_the_others_by_hand() -> None:
+    rewards = torch.tensor([2.0, 1.0, 7.0, 3.0, 8.0])
+    groups = torch.tensor([4, 9, 5, 9, 9])  # any numbers, in any order; two are alone
+    # 1 - 5.5, 3 - 4.5, 8 - 2
+    assert near(objectives.less_the_others(rewards, groups), [0, -4.5, 0, -1.5, 6], 1e-6)
+
+
+def test_less_the_others_of_equal_rewards_is_exactly_0() -> None:
+    """0.1 is no binary fraction: the mean of three of them is another number."""
+    rewards, groups = torch.tensor([0.1, 0.1, 0.1, 0.7, 0.7, 0.7]), torch.arange(6) // 3
+    assert not objectives.less_the_others(rewards, groups).any()
+
+
+def test_less_the_others_is_rloo_where_groups_are_whole() -> None:
+    rewards = torch.randn(12, generator=torch.Generator().manual_seed(3))
+    groups = torch.arange(12) // 4
+    expected = objectives.rloo_advantages(rewards, 4)
+    assert torch.allclose(objectives.less_the_others(rewards, groups), expected, atol=1e-6)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(4))
+    found = objectives.less_the_others(rewards[order], groups[order])
+    assert torch.allclose(found, expected[order], atol=1e-6)
+
+
 @pytest.mark.parametrize("compare", [objectives.group_advantages, objectives.rloo_advantages])
 @pytest.mark.parametrize("group_size", [1, 4])
 def test_groups_must_be_whole_and_of_two(compare: Callable, group_size: int) -> None:

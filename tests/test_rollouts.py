@@ -187,9 +187,11 @@ def test_candidates_without_a_reward_are_dropped(policy: Policy) -> None:
 
 def test_user_inputs_that_are_left_alone_are_named(policy: Policy) -> None:
     adapter, settings = asked(policy)
-    works, left_alone = rollouts.readable(adapter, ["a cat", "<lora:x:1>", "a " * 90], settings)
+    unreadable = ["\ud800", "a\0cat", "z" * 20_001]
+    texts = ["a cat", "<lora:x:1>", "a " * 90, *unreadable]
+    works, left_alone = rollouts.readable(adapter, texts, settings)
     assert [work.typed.user_input for work in works] == ["a cat"]
-    assert len(left_alone) == 2
+    assert list(left_alone) == texts[1:]
     assert all(left_alone.values())
 
 

@@ -80,6 +80,16 @@ def test_metrics_are_rows_and_a_resumed_run_has_no_step_twice(tmp_path: Path) ->
     assert rows[2] == {"step": 30, "valid/loss": None}
 
 
+@pytest.mark.parametrize("line", [b'{"step": null}', b'{"step": "1"}', b"[1]", b"\0\0", b"\xff"])
+def test_a_row_that_makes_no_sense_is_dropped(tmp_path: Path, line: bytes) -> None:
+    metrics = runs.Metrics(tmp_path / "metrics.jsonl", TABLE)
+    metrics.write(1, {"train/loss": 1.0})
+    whole = metrics.path.read_bytes()
+    metrics.path.write_bytes(line + b"\n" + whole + line)
+    metrics.keep_until(1)
+    assert metrics.path.read_bytes() == whole
+
+
 def test_a_metric_needs_a_definition(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="train/other"):
         runs.Metrics(tmp_path / "m", TABLE).write(1, {"train/other": 1.0})
@@ -88,7 +98,7 @@ def test_a_metric_needs_a_definition(tmp_path: Path) -> None:
 def test_state_is_read_back(tmp_path: Path) -> None:
     folder = runs.RunFolder(str(tmp_path / "a" / "run"), resume=False)
     assert folder.load_state() is None
-    assert folder.config() is None
+    assert folder.config("sft") is None
     folder.save_state({"weights": {"w": torch.ones(3)}, "step": 4, "best": float("inf")})
     state = folder.load_state()
     assert state is not None
@@ -121,14 +131,33 @@ def test_a_broken_state_and_config_are_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"^resume: .*state.pt is broken"):
         folder.load_state()
     with pytest.raises(SettingsError, match=r"^resume: .*config.json cannot be read"):
-        folder.config()
+        folder.config("sft")
+    torch.save([1, 2], tmp_path / "state.pt")
+    with pytest.raises(SettingsError, match=r"^resume: .*state.pt is broken: it holds no state"):
+        folder.load_state()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[]", "is not a run of the trainer ppo"),
+        ('{"trainer": "sft", "settings": {}, "data": {}}', "is not a run of the trainer ppo"),
+        ('{"trainer": "ppo", "data": {}}', "config.json lacks the settings"),
+        ('{"trainer": "ppo", "settings": {}, "data": 3}', "config.json lacks the settings"),
+    ],
+)
+def test_the_config_of_something_else_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(SettingsError, match=f"^resume: .*{told}"):
+        runs.RunFolder(str(tmp_path), resume=True).config("ppo")
 
 
 def test_run_folders_are_not_overwritten(tmp_path: Path) -> None:
-    runs.RunFolder(str(tmp_path), resume=False).write_config({"a": 1})
+    config = {"trainer": "sft", "settings": {}, "data": {}}
+    runs.RunFolder(str(tmp_path), resume=False).write_config(config)
     with pytest.raises(SettingsError, match="^out: .* already holds a run"):
         runs.RunFolder(str(tmp_path), resume=False)
-    assert runs.RunFolder(str(tmp_path), resume=True).config() == {"a": 1}
+    assert runs.RunFolder(str(tmp_path), resume=True).config("sft") == config
 
 
 def test_bad_run_folders(tmp_path: Path) -> None:

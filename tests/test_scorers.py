@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import random
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from safetensors.torch import save_file
 
 open_clip = pytest.importorskip("open_clip")
 
+from promptadapt_core.clip_tokens import with_quick_words  # noqa: E402
 from promptadapt_core.scorers import (  # noqa: E402
     AestheticHead,
     BatchPreprocess,
@@ -26,7 +29,7 @@ from promptadapt_core.scorers import (  # noqa: E402
     read_head,
     write_description,
 )
-from promptadapt_core.settings import SettingsError  # noqa: E402
+from promptadapt_core.settings import MAX_INPUT_CHARACTERS, SettingsError  # noqa: E402
 
 SIZE, WIDTH = 32, 12
 TINY = {
@@ -181,6 +184,28 @@ def test_scores_are_those_of_open_clip(folder: Path, scorer: OpenClipScorer) -> 
         assert float(scores.relevance[row]) == pytest.approx(max(cosine, 0.0), abs=1e-5)
         assert float(scores.aesthetic[row]) == pytest.approx(by_hand, abs=1e-5)
     assert scores.aesthetic.dtype == scores.relevance.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "letters", ["abcdefghijklmnopqrstuvwxyz", "ab", "\u0436\u00e9\u732b", "-=!"]
+)
+@pytest.mark.parametrize("length", [30, 65, 400])
+def test_long_words_have_the_tokens_of_open_clip(letters: str, length: int) -> None:
+    draws = random.Random(length)
+    texts = ["".join(draws.choices(letters, k=length)) for _ in range(4)]
+    texts += [f"a {texts[0]} of {texts[1]} {'<end_of_text>' * 20}"]
+    quick, slow = (open_clip.get_tokenizer("ViT-L-14-quickgelu") for _ in range(2))
+    with_quick_words(quick)
+    assert [quick.encode(text) for text in texts] == [slow.encode(text) for text in texts]
+    assert torch.equal(quick(texts), slow(texts))
+
+
+def test_a_word_of_a_page_is_scored_in_no_time(scorer: OpenClipScorer) -> None:
+    """Of as many letters as a user input may have. open_clip alone takes a minute."""
+    word = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=MAX_INPUT_CHARACTERS))
+    began = time.monotonic()
+    assert scorer.embed_texts([word]).isfinite().all()
+    assert time.monotonic() - began < 5.0
 
 
 def test_a_negative_cosine_counts_as_none(scorer: OpenClipScorer) -> None:

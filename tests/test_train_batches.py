@@ -100,6 +100,7 @@ BAD_FILES = {
     json.dumps({**GOOD, "target": None}): "line 1 .* needs the texts",
     json.dumps({**GOOD, "target": "  "}): "line 1 .* needs the texts",
     json.dumps({"user_input": "a"}): "line 1 .* needs the texts",
+    json.dumps({**GOOD, "target": "a \ud83d"}): "line 1 .* holds half a character",
 }
 
 

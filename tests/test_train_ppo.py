@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import inspect
 import json
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,14 @@ import torch
 from promptadapt_core import runs
 from promptadapt_core.alarms import AlarmSettings
 from promptadapt_core.policy import Policy
-from promptadapt_core.settings import SettingsError, SftSettings
+from promptadapt_core.settings import SettingsError
 from promptadapt_core.train import __main__ as command
-from promptadapt_core.train import ppo, ppo_plan, ppo_preparing, ppo_update, samples, sft
+from promptadapt_core.train import ppo, ppo_plan, ppo_preparing, ppo_update, samples
 from promptadapt_core.train import user_inputs as reading
 from promptadapt_core.train.ppo_metrics import PPO_METRICS
 from promptadapt_core.train.ppo_settings import PpoSettings
 
 SUBJECTS = ("a cat", "an old house", "two boats", "the sea", "a dog", "a red fox")
-STYLES = ("oil painting", "sharp focus", "watercolor", "dramatic light", "8k")
 NUM_KILLS = int(os.environ.get("PROMPTADAPT_TEST_KILLS", "3"))  # each costs a start of Python
 TINY: dict[str, Any] = {
     "device": "cpu", "rollout_size": 8, "num_episodes": 32, "group_size": 2, "num_epochs": 2,
@@ -86,29 +87,9 @@ class WordReward:
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with inputs.txt and policy/, an SFT policy that writes the styles."""
-    folder = tmp_path_factory.mktemp("ppo")
-    (folder / "inputs.txt").write_text("\n".join(SUBJECTS) + "\n", encoding="utf-8")
-    rows = [
-        {"user_input": subject, "target": f"{subject}, {first}, {second}", "split": "train"}
-        for subject in SUBJECTS
-        for first in STYLES
-        for second in STYLES
-        if first != second
-    ]
-    pairs = folder / "pairs.jsonl"
-    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    made = sft.train_sft(
-        SftSettings(
-            pairs=str(pairs), out=str(folder / "sft"), device="cpu", precision="fp32",
-            num_epochs=8.0, batch_size=24, micro_batch_size=24, max_length=60, lr=0.01,
-            vocab_size=330, hidden_size=32, num_layers=2, num_heads=2, dropout=0.0,
-            tensorboard=False, validate_every=1000, checkpoint_every=1000,
-        )
-    )  # fmt: skip
-    shutil.copytree(made.best.parent / "last", folder / "policy")
-    return folder
+def inputs(policy_for: Callable[[Sequence[str]], Path]) -> Path:
+    """A folder with inputs.txt and policy/, an SFT policy that writes styles."""
+    return policy_for(SUBJECTS)
 
 
 def tiny(inputs: Path, out: Path, **changes: Any) -> PpoSettings:
@@ -319,6 +300,29 @@ def test_padding_takes_no_part_in_the_update(inputs: Path, tmp_path: Path) -> No
         assert torch.equal(one, other)
 
 
+def test_the_update_keeps_the_penalty_and_whitens_real_tokens(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defects 2 and 3 in the loop: a return from the first token is the reward less the penalty of
+    ALL tokens, the last one's too, and padding has no part in the mean and the spread."""
+    made = trainer(tiny(inputs, tmp_path / "run", gae_lambda=1.0))
+    rollout = experience(made)
+    rollout = dataclasses.replace(rollout, ref_logprobs=rollout.old_logprobs - 0.5)
+    mask, passes, seen = rollout.completion_mask, ppo_update._passes, []
+
+    def watched(learner: Any, rollout: Any, *tensors: Any) -> Any:
+        seen.extend(tensors)
+        return passes(learner, rollout, *tensors)
+
+    monkeypatch.setattr(ppo_update, "_passes", watched)
+    ppo_update.update(made.learner, rollout, 0.1, 0)
+    advantages, returns = seen[:2]
+    assert not mask.all()
+    assert torch.allclose(returns[:, 0], rollout.rewards - 0.1 * 0.5 * mask.sum(-1), atol=1e-5)
+    assert advantages[mask].mean().item() == pytest.approx(0.0, abs=1e-5)
+    assert advantages[mask].std(correction=0).item() == pytest.approx(1.0, abs=1e-5)
+
+
 def test_the_value_network_begins_at_zero(inputs: Path, tmp_path: Path) -> None:
     made = trainer(tiny(inputs, tmp_path / "run"))
     rollout = experience(made)
@@ -327,6 +331,34 @@ def test_the_value_network_begins_at_zero(inputs: Path, tmp_path: Path) -> None:
     assert made._estimate(rollout, 0).values[rollout.completion_mask].abs().min() > 0
     assert not any(module.training for module in made.learner.value_network.modules())
     assert not any(module.training for module in made.learner.model.modules())
+
+
+def test_what_an_input_does_to_all_its_candidates_teaches_nothing(
+    inputs: Path, tmp_path: Path
+) -> None:
+    """group_baseline: a reward that belongs to the user input or its seeds moves no weights."""
+    made = trainer(tiny(inputs, tmp_path / "run", group_baseline=True))
+    rollout = experience(made)
+    assert len(set(rollout.user_inputs)) == 4
+    found = ppo_update.learned_rewards(rollout, True)
+    luck = torch.tensor([float(7 * len(text) + seeds[0]) for text, seeds in
+                         zip(rollout.user_inputs, rollout.image_seeds, strict=True)])  # fmt: skip
+    lucky = dataclasses.replace(rollout, rewards=rollout.rewards + luck)
+    assert torch.allclose(ppo_update.learned_rewards(lucky, True), found, atol=1e-5)
+    assert torch.equal(ppo_update.learned_rewards(lucky, False), lucky.rewards)
+    pairs = rollout.rewards.reshape(4, 2)
+    assert torch.allclose(found.reshape(4, 2), pairs - pairs.flip(1))
+
+
+def test_a_group_baseline_is_used(inputs: Path, tmp_path: Path) -> None:
+    folders = {}
+    for name, chosen in (("with", True), ("without", False)):
+        ppo.train_ppo(
+            tiny(inputs, tmp_path / name, num_episodes=16, group_baseline=chosen),
+            reward=WordReward(),
+        )
+        folders[name] = saved(tmp_path / name / "last")
+    assert folders["with"] != folders["without"]
 
 
 def test_limits_are_drawn_and_cut_completions_marked(inputs: Path, tmp_path: Path) -> None:
@@ -393,11 +425,17 @@ def test_a_run_goes_on_from_any_older_state(inputs: Path, tmp_path: Path) -> Non
             (out / "state.pt").unlink()
         with open(out / "metrics.jsonl", "a") as file:
             file.write('{"step": 20, "roll')
-        (out / "state.pt.partial").write_bytes(b"half")
+        (out / "state.pt.7.partial").write_bytes(b"half")
+        (out / "samples").mkdir(exist_ok=True)
+        (out / "samples" / "00002.png.7.partial").write_bytes(b"half")
         (out / "best.new").mkdir()
         shutil.rmtree(out / moments.choice(["last", "samples"]))
-        result = ppo.train_ppo(tiny(inputs, out, num_episodes=80, resume=True), reward=WordReward())
+        reward = WordReward()
+        result = ppo.train_ppo(tiny(inputs, out, num_episodes=80, resume=True), reward=reward)
         assert result.status == "done"
+        # It goes on; to begin anew would end equal too. The probe asks twice for 4 candidates.
+        assert len(reward.seeds) == 2 * 4 + 8 * (10 - number)
+        assert not list(out.rglob("*.partial"))
         missing = {name for name in expected if name.startswith("samples/")}
         found = saved(out)
         assert {n: found[n] for n in {*expected} - missing} == {
@@ -636,6 +674,10 @@ def test_alarms_are_written_down(inputs: Path, tmp_path: Path) -> None:
             tiny(inputs, out, **changes), reward=WordReward(), alarms=alarms, should_stop=stop
         )
     resumed = tiny(inputs, outs[1], resume=True, **changes)
+    lost = json.dumps({"name": "length", "step": 9, "sentence": "after the last state"}) + "\n"
+    (outs[1] / "alarms.jsonl").write_text(lost, encoding="utf-8")
+    ppo.train_ppo(resumed, reward=WordReward(), alarms=alarms, should_stop=lambda: True)
+    assert lost not in (outs[1] / "alarms.jsonl").read_text(encoding="utf-8")
     assert ppo.train_ppo(resumed, reward=WordReward(), alarms=alarms).status == "done"
     texts = [(out / "alarms.jsonl").read_text(encoding="utf-8") for out in outs]
     assert texts[0] == texts[1]
@@ -752,6 +794,19 @@ def test_another_run_is_not_gone_on_with(inputs: Path, tmp_path: Path) -> None:
         ppo.train_ppo(tiny(inputs, tmp_path / "none", resume=True), reward=WordReward())
 
 
+def test_a_run_that_is_made_longer_equals_a_long_one(inputs: Path, tmp_path: Path) -> None:
+    short, long = tmp_path / "short", tmp_path / "long"
+    ppo.train_ppo(tiny(inputs, long, num_episodes=32), reward=WordReward())
+    ppo.train_ppo(tiny(inputs, short, num_episodes=16), reward=WordReward())
+    longer = tiny(inputs, short, num_episodes=32, resume=True)
+    assert ppo.train_ppo(longer, reward=WordReward()).status == "done"
+    assert saved(short / "last") == saved(long / "last")
+    config = json.loads((short / "config.json").read_text("utf-8"))
+    assert config["settings"]["num_episodes"] == 32
+    with pytest.raises(SettingsError, match="num_episodes: the run has sampled 32 already"):
+        ppo.train_ppo(tiny(inputs, short, num_episodes=8, resume=True), reward=WordReward())
+
+
 def test_user_inputs_are_read_once_each(tmp_path: Path) -> None:
     text = tmp_path / "inputs.txt"
     text.write_text("a cat\n\n a dog \na cat\n", encoding="utf-8")
@@ -759,6 +814,16 @@ def test_user_inputs_are_read_once_each(tmp_path: Path) -> None:
     rows = tmp_path / "inputs.jsonl"
     rows.write_text('{"user_input": "a cat"}\n{"user_input": "a dog", "split": "test"}\n')
     assert reading.read_user_inputs(rows) == (["a cat"], 0)
+
+
+def test_only_the_end_of_a_line_ends_a_user_input(tmp_path: Path) -> None:
+    """U+2028, U+0085 and the form feed stand in texts from the web. Windows writes \\r\\n."""
+    strange = "a cat\u2028on\x85a\x0croof"
+    text, rows = tmp_path / "inputs.txt", tmp_path / "INPUTS.JSONL"
+    text.write_bytes(f"{strange}\r\na dog\r\n".encode())
+    rows.write_text(json.dumps({"user_input": strange}, ensure_ascii=False) + "\n", "utf-8")
+    assert reading.read_user_inputs(text) == ([strange, "a dog"], 0)
+    assert reading.read_user_inputs(rows) == ([strange], 0)
 
 
 @pytest.mark.parametrize(
@@ -798,6 +863,8 @@ def test_settings_that_do_not_fit_each_other_are_refused() -> None:
         PpoSettings(min_length_limit=20, max_length_limit=10)
     with pytest.raises(SettingsError, match="group_size: expected a divisor"):
         PpoSettings(rollout_size=8, group_size=3)
+    with pytest.raises(SettingsError, match="group_baseline: needs a group_size"):
+        PpoSettings(group_baseline=True)
     assert PpoSettings(num_episodes=100, rollout_size=64).num_iterations == 2
 
 

@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from promptadapt_core.images import DiffusersGenerator, ImageSettings
 from promptadapt_core.lab.folders import WEIGHTS
 from promptadapt_core.reward_settings import RewardSettings
 from promptadapt_core.scorers import Scores
-from promptadapt_core.settings import SettingsError, SftSettings
+from promptadapt_core.settings import SettingsError
 from promptadapt_core.train import __main__ as command
-from promptadapt_core.train import ppo, rendered_reward, sft
+from promptadapt_core.train import ppo, rendered_reward
 from promptadapt_core.train.ppo_metrics import PPO_METRICS
 from promptadapt_core.train.ppo_settings import PpoSettings
 from promptadapt_core.train.rendered_reward import RenderedReward
@@ -34,7 +35,6 @@ INPUTS = (
     "a red cat by the sea", "a blue house in a forest", "a green boat by the sea",
     "a white dog in a forest", "a yellow fox in a desert",
 )  # fmt: skip
-STYLES = ("oil painting", "golden hour", "watercolor", "dramatic lighting", "8k")
 TINY: dict[str, Any] = {
     "device": "cpu", "rollout_size": 8, "num_episodes": 16, "group_size": 2, "num_epochs": 1,
     "minibatch_size": 8, "micro_batch_size": 4, "lr": 1e-3, "value_lr": 1e-3, "tensorboard": False,
@@ -43,29 +43,9 @@ TINY: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with inputs.txt and policy/, an SFT policy that writes the styles."""
-    folder = tmp_path_factory.mktemp("rendered")
-    (folder / "inputs.txt").write_text("\n".join(INPUTS) + "\n", encoding="utf-8")
-    rows = [
-        {"user_input": text, "target": f"{text}, {first}, {second}", "split": "train"}
-        for text in INPUTS
-        for first in STYLES
-        for second in STYLES
-        if first != second
-    ]
-    pairs = folder / "pairs.jsonl"
-    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    made = sft.train_sft(
-        SftSettings(
-            pairs=str(pairs), out=str(folder / "sft"), device="cpu", precision="fp32",
-            num_epochs=8.0, batch_size=25, micro_batch_size=25, max_length=60, lr=0.01,
-            vocab_size=340, hidden_size=32, num_layers=2, num_heads=2, dropout=0.0,
-            tensorboard=False, validate_every=1000, checkpoint_every=1000,
-        )
-    )  # fmt: skip
-    shutil.copytree(made.best.parent / "last", folder / "policy")
-    return folder
+def inputs(policy_for: Callable[[Sequence[str]], Path]) -> Path:
+    """A folder with inputs.txt and policy/, an SFT policy that writes styles."""
+    return policy_for(INPUTS)
 
 
 def tiny(inputs: Path, out: Path, **changes: Any) -> PpoSettings:
@@ -246,7 +226,6 @@ def test_prompts_that_cannot_be_drawn_are_dropped_and_told_of(inputs: Path, tmp_
     assert sum(row["rollout/num_dropped"] for row in rows) == 16
     assert all(row["reward/num_failed"] == row["rollout/num_dropped"] for row in rows)
     assert all(math.isfinite(value) for row in rows for value in row.values())
-    assert rows[0]["judge/aesthetic"] == pytest.approx(rows[0]["reward/aesthetic"], abs=0.5)
     told = " ".join(report.said)
     assert "candidates are left out; " in told
     assert "could not be rendered: it is all black" in told or "the fox has run away" in told
@@ -257,6 +236,9 @@ def test_prompts_that_cannot_be_drawn_are_dropped_and_told_of(inputs: Path, tmp_
     ]
     for row in samples:
         assert row["ok"] is not any(word in row["user_input"] for word in ("dog", "fox"))
+        shown = row["ok"] and row["adapted_prompt"] != row["user_input"]  # else no new picture
+        bright = pytest.approx(min(20 + 2 * len(row["adapted_prompt"]), 255) / 25, abs=1e-4)
+        assert row["judge"]["judge/aesthetic"] == (bright if shown else None)
 
 
 def test_a_rollout_of_one_prompt_that_cannot_be_drawn_is_passed_over(

@@ -440,6 +440,21 @@ def test_bad_input_leaves_no_run_behind(pairs: Path) -> None:
     assert sft.train_sft(tiny(pairs, num_epochs=0.25)).status == "done"
 
 
+def test_the_state_of_another_run_is_refused(pairs: Path) -> None:
+    out = pairs.parent / "foreign"
+    sft.train_sft(tiny(pairs, "foreign", num_epochs=0.5))
+    state = torch.load(out / "state.pt", weights_only=True)
+    name = next(iter(state["weights"]))
+    for changed in (
+        {**state, "weights": {**state["weights"], name: torch.zeros(3, 4)}},
+        {**state, "optimizer": {}},
+        {"format": state["format"]},
+    ):
+        torch.save(changed, out / "state.pt")
+        with pytest.raises(SettingsError, match="^resume: .*state.pt is not of this run"):
+            sft.train_sft(tiny(pairs, "foreign", num_epochs=0.5, resume=True))
+
+
 def test_a_device_without_numbers_is_refused(pairs: Path) -> None:
     with pytest.raises(SettingsError, match="device: "):
         sft.train_sft(tiny(pairs, device="meta"))

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .. import runs
+from ..evaluate.inputs import unseen_inputs
+from ..evaluate.settings import EVALUATION_SEED
 from ..lab.writers import user_inputs
 from ..reward_settings import RewardSettings
 from ..settings import SettingsError
@@ -19,15 +21,20 @@ USER_INPUTS_NAME = "user_inputs.txt"
 
 
 def learned_from(seed: int) -> list[str]:
-    """The user inputs that the policy learns on: in domain, as the writers' are."""
-    return user_inputs(NUM_USER_INPUTS, seed, held_out=False)
+    """The user inputs that the policy learns on: in domain, as the writers' are, and out of
+    domain, in turn."""
+    half = NUM_USER_INPUTS // 2
+    parts = (user_inputs(half, seed, held_out) for held_out in (False, True))
+    return [text for pair in zip(*parts, strict=True) for text in pair]
 
 
 def tested_on(seed: int) -> list[str]:
-    """User inputs that training never saw: in domain and out of domain in turn."""
+    """User inputs that no training saw, neither this one nor that of the policy that it starts
+    from: in domain and out of domain in turn."""
     half = NUM_TESTED // 2
-    inside = user_inputs(NUM_USER_INPUTS + half, seed, held_out=False)[NUM_USER_INPUTS:]
-    outside = user_inputs(NUM_TESTED - half, seed, held_out=True)
+    learned = learned_from(seed)
+    inside = unseen_inputs(half, EVALUATION_SEED + seed, False, learned)
+    outside = unseen_inputs(NUM_TESTED - half, EVALUATION_SEED + seed, True, learned)
     pairs = zip(inside, outside, strict=True)
     return [text for pair in pairs for text in pair]
 

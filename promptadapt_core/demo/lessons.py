@@ -96,7 +96,6 @@ def lesson_page(
     """The whole page. rows: of the run's metrics.jsonl."""
     scores = [mean_scores(tested, place) for place in range(len(NAMES))]
     found = [
-        parts.STYLE,
         page.paragraph(
             "A policy that only imitates people who write prompts is paid for its pictures. This "
             "is what it learns from that."
@@ -105,7 +104,8 @@ def lesson_page(
         curves.curves_part(rows),
         page.heading(f"{len(tested)} user inputs that training never saw"),
         page.paragraph(
-            "Half of them have a subject, a place or a phrasing that no training saw at all.",
+            "Half of them have a subject, a place or a phrasing that the writers, whom the policy "
+            "imitated at first, never use.",
             "note",
         ),
         parts.scores_part(scores, NAMES, (BEFORE, AFTER)),
@@ -113,7 +113,7 @@ def lesson_page(
         *(_section(comparison) for comparison in shown),
         page.paragraph(NOTE, "note"),
     ]
-    return page.page("A policy learns, in minutes", found)
+    return page.page("A policy learns, in minutes", found, parts.STYLE)
 
 
 def summary(rows: curves.Rows, tested: Sequence[Comparison]) -> str:

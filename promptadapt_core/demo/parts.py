@@ -16,8 +16,7 @@ from .comparing import SCORES, Comparison, Score, Shown, Wording
 SCALE = 2  # pixels of the page's pictures for one of the renderer's
 
 STYLE = """
-<style>
-h1 { margin-bottom: .3rem; } h1 + style + p { margin-top: 0; font-size: 1.1rem; }
+h1 { margin-bottom: .3rem; } h1 + p { margin-top: 0; font-size: 1.1rem; }
 section { border: 1px solid #ddd; border-radius: .7rem; padding: .2rem 1.1rem 1rem;
   margin: 1.6rem 0; }
 .wording { margin: .9rem 0 0; max-width: none; font-size: 1.1rem; overflow-wrap: anywhere; }
@@ -34,7 +33,6 @@ summary { color: #555; cursor: pointer; } .charts { display: flex; flex-wrap: wr
 .charts svg { flex: 1 1 18rem; min-width: 0; max-width: 28rem; height: auto; }
 @media (max-width: 40rem) { body { margin: 1rem auto; } section { padding: 0 .8rem .8rem; }
   th, td { padding: .3rem .45rem; } td .note { display: none; } }
-</style>
 """.strip()
 
 

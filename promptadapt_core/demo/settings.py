@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from ..lab.vocabulary import COLOURS, PLACES, SUBJECTS
-from ..policies import LAB_SFT_POLICY
+from ..policies import LAB_POLICY, LAB_SFT_POLICY
 from ..settings import MAX_SEED, Settings, SettingsError, setting
 
 DEFAULT_TEXTS = (
@@ -18,27 +18,32 @@ MAX_TEXTS = 32
 MAX_TEXT_CHARACTERS = 1000  # of each; the lab reads 75 tokens, which are fewer
 
 # --- demo --train: a run of some minutes on 2 cores ---
-NUM_USER_INPUTS = 256  # that the policy learns on
+NUM_USER_INPUTS = 256  # that the policy learns on, half in domain and half out of domain
 NUM_TESTED = 24  # user inputs that training never saw, half in domain and half out of domain
 NUM_SHOWN = 4  # of those, with pictures
-TRAINING: dict[str, Any] = {  # of train.ppo_settings.PpoSettings
-    "num_episodes": 1920,
-    "rollout_size": 48,
-    "group_size": 1,
-    "num_epochs": 4,
-    "minibatch_size": 48,
-    "micro_batch_size": 48,
-    "lr": 3e-4,
+TRAINING: dict[str, Any] = {  # of train.ppo_settings.PpoSettings: as the lab's policy was trained
+    "num_episodes": 3072,
+    "rollout_size": 128,
+    "group_size": 4,
+    "group_baseline": True,
+    "num_epochs": 2,
+    "minibatch_size": 32,
+    "micro_batch_size": 32,
+    "lr": 6e-4,
     "value_lr": 1e-3,
-    "kl_coef": 0.02,
+    "value_clip_range": 1.0,
+    "kl_coef": 0.01,
     "kl_target": 0.0,
+    "entropy_coef": 0.01,
     "min_length_limit": 15,
     "max_length_limit": 40,
+    "num_steps": 5,
+    "render_batch_size": 16,
     "checkpoint_every": 1,
     "samples_every": 0,
     "tensorboard": False,
 }
-REWARD: dict[str, Any] = {"num_images": 1}  # of rewards.RewardSettings
+REWARD: dict[str, Any] = {"num_images": 1, "relevance_weight": 3.0}  # of rewards.RewardSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +60,8 @@ class DemoSettings(Settings):
     )
     policy: str = setting(
         "",
-        f"a policy, by name or folder [default: {LAB_SFT_POLICY}]",
+        f"a policy, by name or folder [default: {LAB_POLICY}; of --train, which teaches it, "
+        f"{LAB_SFT_POLICY}]",
         metavar="NAME|FOLDER",
     )
     num_images: int = setting(
@@ -87,7 +93,7 @@ class DemoSettings(Settings):
     @property
     def policy_name(self) -> str:
         """The policy that is shown, or the one that training starts from."""
-        return self.policy or LAB_SFT_POLICY
+        return self.policy or (LAB_SFT_POLICY if self.train else LAB_POLICY)
 
 
 def known_words() -> str:

@@ -80,7 +80,6 @@ def picture_heads(policy: str) -> list[str]:
 def demo_page(demo: Demo, settings: DemoSettings, seconds: float) -> str:
     """The whole page."""
     found = [
-        parts.STYLE,
         page.paragraph(
             "Each text is rendered as a person typed it and as the policy adapted it, with the "
             "same seeds: whatever differs comes from the words."
@@ -94,7 +93,7 @@ def demo_page(demo: Demo, settings: DemoSettings, seconds: float) -> str:
             "note",
         ),
     ]
-    return page.page("Prompt adaptation, before and after", [part for part in found if part])
+    return page.page("Prompt adaptation, before and after", found, parts.STYLE)
 
 
 def summary_part(comparisons: Sequence[Comparison]) -> str:

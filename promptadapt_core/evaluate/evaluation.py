@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -36,6 +37,9 @@ from .settings import (
     planned_rows,
 )
 from .statistics import Resampling, seed_of
+
+if TYPE_CHECKING:
+    from .searches import Searches
 
 KEPT_NAME = "kept"  # folder of what a killed evaluation goes on with
 MOST_FAILURES = 20  # told on the page
@@ -102,6 +106,8 @@ class Evaluation:
             self.say(note)
         if parts is None:
             self.say("loading")
+        for folder in dict.fromkeys(folder for plan in self.plans for folder in plan.folders):
+            rows.load_policy(folder, settings)  # one that is broken is told of now, not in an hour
         self.parts = parts or load_parts(settings)
         self.scoring = Scoring(self.parts, self.reward, self.kept)
         self.user_inputs = [row.user_input for row in self.inputs.rows]
@@ -171,17 +177,29 @@ class Evaluation:
         return [Prompts(list(self.user_inputs))], ""
 
     def _searched(self, plan: RowPlan) -> tuple[list[Prompts], str]:
+        self.say(f"searching for {plan.name}")
+        if plan.name == SUFFIX:
+            found = self.searches.tuned_suffix(self.inputs)
+        else:
+            found = self.searches.ceilings(self.inputs, set(self.plain), self._suffix())
+        return [found], f"{found.source}; {found.num_search_rendered:,} pictures rendered for it"
+
+    @functools.cached_property
+    def searches(self) -> Searches:
         from .searches import Searches  # the lab's
 
-        self.say(f"searching for {plan.name}")
-        searches = Searches(
+        return Searches(
             self.parts, self.settings, self.reward, self.kept, self.should_stop, self.reporter
         )
-        if plan.name == SUFFIX:
-            found = searches.tuned_suffix(self.inputs)
-        else:
-            found = searches.ceilings(self.inputs, set(self.plain))
-        return [found], f"{found.source}; {found.num_search_rendered:,} pictures rendered for it"
+
+    def _suffix(self) -> Sequence[str]:
+        """The lab's modifiers in the constant suffix that is a row here; none where none is."""
+        from ..lab.captions import read
+
+        if all(plan.name != SUFFIX for plan in self.plans):
+            return ()
+        given = self.settings.suffix.strip(" ,")
+        return read(given).modifiers if given else self.searches.suffix(self.inputs)[0]
 
     def _adapted(self, plan: RowPlan) -> tuple[list[Prompts], str]:
         found = []

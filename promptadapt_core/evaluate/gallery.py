@@ -27,6 +27,10 @@ FOLDER_NAME = "pictures"
 SHOWN_PIXELS = 128  # of the width on the page
 MOST_PIXELS = 256  # kept of it; twice as much for fine screens
 AT_ONCE = 32
+STYLE = f"""
+.gallery td {{ vertical-align: top; }} .gallery td + td {{ max-width: {SHOWN_PIXELS}px; }}
+.gallery div {{ font-size: .8rem; line-height: 1.3; overflow-wrap: anywhere; }}
+""".strip()  # of the page that shows it
 
 
 class Gallery:
@@ -53,7 +57,8 @@ class Gallery:
                 cells.append(self._cell(place, row.plan.name, measured))
             lines.append("<tr>" + "".join(cells) + "</tr>")
         lines[0] += "</tr>"
-        return '<div class="scroll"><table>\n' + "\n".join(lines) + "\n</table></div>"
+        rows = "\n".join(lines)
+        return f'<div class="scroll"><table class="gallery">\n{rows}\n</table></div>'
 
     def _cell(self, place: int, name: str, measured: Measured) -> str:
         prompt, path = self.cells.get((place, name), ("", None))
@@ -63,11 +68,7 @@ class Gallery:
         row = measured.row(name)
         reward = row.values["reward"][0, place] if row is not None else np.nan
         told = f"reward {reward:.2f}" if np.isfinite(reward) else ""
-        return (
-            f'<td style="vertical-align: top; max-width: {SHOWN_PIXELS}px">{picture}'
-            f'<div style="font-size: .8rem; line-height: 1.3">{_text(prompt)}</div>'
-            f'<div class="note" style="font-size: .8rem">{told}</div></td>'
-        )
+        return f'<td>{picture}<div>{_text(prompt)}</div><div class="note">{told}</div></td>'
 
 
 def make_gallery(

@@ -19,7 +19,9 @@ DEFAULT_DOMAIN = "inputs"
 LAB_DOMAINS = {"in-domain": False, "out-of-domain": True}  # whether something is held out
 NUM_LAB_INPUTS = 200
 NUM_TRAINING_INPUTS, TRAINING_SEED = 20_000, 0  # user inputs that a policy of the lab may have seen
+NUM_TRAINING_PAIRS, PAIRS_SEED = 30_000, 7  # the pairs of its SFT policy, as its card says
 MOST_DRAWN = 40_000
+MOST_DOMAINS, MOST_DOMAIN_CHARACTERS = 12, 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,8 @@ def load_inputs(settings: EvaluateSettings) -> Inputs:
     if settings.user_inputs:
         rows, num_double = read_rows(settings.user_inputs, "user_inputs")
     elif settings.renderer == LAB:
-        rows, num_double = lab_inputs(settings.num_inputs or NUM_LAB_INPUTS, settings.seed), 0
+        number = settings.num_inputs or NUM_LAB_INPUTS
+        rows, num_double = lab_inputs(number, settings.seed, excluded), 0
     else:
         raise SettingsError("user_inputs", "expected a file of user inputs")
     notes = [f"left out {num_double:,} user inputs that are there twice"] if num_double else []
@@ -68,6 +71,9 @@ def load_inputs(settings: EvaluateSettings) -> Inputs:
     by_domain: dict[str, list[EvaluationInput]] = {}
     for row in kept:
         by_domain.setdefault(row.domain, []).append(row)
+    if len(by_domain) > MOST_DOMAINS:
+        reason = f"expected at most {MOST_DOMAINS} domains, got {len(by_domain):,}"
+        raise SettingsError("user_inputs", reason)
     number = settings.num_inputs or len(kept)
     return Inputs([row for part in by_domain.values() for row in part[:number]], notes)
 
@@ -87,7 +93,10 @@ def read_rows(path: str | Path, name: str) -> tuple[list[EvaluationInput], int]:
             raise SettingsError(name, f"{path} is not UTF-8 text") from None
         reason = getattr(error, "strerror", None) or error
         raise SettingsError(name, f"{path} cannot be read ({reason})") from None
-    as_json = Path(path).suffix == ".jsonl"
+    suffix = Path(path).suffix.lower()
+    if suffix == ".json":
+        raise SettingsError(name, f"{path} is expected as .jsonl, one object a line")
+    as_json = suffix == ".jsonl"
     found: dict[str, EvaluationInput] = {}
     number = 0
     for line_number, line in enumerate(lines, start=1):
@@ -117,26 +126,32 @@ def _from_json(line: str, place: str, name: str) -> EvaluationInput:
         raise SettingsError(name, f"{place} is not JSON") from None
     if not isinstance(row, dict) or not isinstance(row.get("user_input"), str):
         raise SettingsError(name, f"{place} needs the text user_input")
-    return EvaluationInput(
-        row["user_input"].strip(),
-        _text(row, "domain", place, name) or DEFAULT_DOMAIN,
-        _text(row, "target", place, name),
-    )
+    domain = " ".join(_text(row, "domain", place, name).split()) or DEFAULT_DOMAIN
+    if len(domain) > MOST_DOMAIN_CHARACTERS or not domain.isprintable():
+        raise SettingsError(
+            name,
+            f"{place}: expected a domain of at most {MOST_DOMAIN_CHARACTERS} characters that can "
+            "be printed",
+        )
+    return EvaluationInput(row["user_input"].strip(), domain, _text(row, "target", place, name))
 
 
 def _text(row: dict[str, Any], field: str, place: str, name: str) -> str:
     value = row.get(field)
     if value is not None and not isinstance(value, str):
         raise SettingsError(name, f"{place}: expected a text as {field}")
-    return (value or "").strip()
+    text = (value or "").strip()
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise SettingsError(name, f"{place}: {field} has half a character (a surrogate)")
+    return text
 
 
-def lab_inputs(number: int, seed: int) -> list[EvaluationInput]:
-    """`number` of each of LAB_DOMAINS that no training saw; those in domain have a target, by one
-    of the lab's writers, who never write what is out of domain."""
+def lab_inputs(number: int, seed: int, others: Iterable[str] = ()) -> list[EvaluationInput]:
+    """`number` of each of LAB_DOMAINS that no training saw, and none of `others`; those in domain
+    have a target, by one of the lab's writers, who never write what is out of domain."""
     rows = []
     for domain, held_out in LAB_DOMAINS.items():
-        for user_input in unseen_inputs(number, seed, held_out, ()):
+        for user_input in unseen_inputs(number, seed, held_out, others):
             target = "" if held_out else _written(user_input, seed)
             rows.append(EvaluationInput(user_input, domain, target))
     return rows
@@ -161,10 +176,13 @@ def unseen_inputs(number: int, seed: int, held_out: bool, others: Iterable[str])
 
 @functools.lru_cache(maxsize=2)  # seconds of work
 def training_inputs(held_out: bool) -> frozenset[str]:
-    """User inputs of the lab that a policy may have been trained on."""
-    from ..lab.writers import user_inputs
+    """User inputs of the lab that a policy may have been trained on. What the writers of its pairs
+    typed is in domain."""
+    from ..lab.writers import user_inputs, write_pairs
 
-    return frozenset(user_inputs(NUM_TRAINING_INPUTS, TRAINING_SEED, held_out))
+    seen = user_inputs(NUM_TRAINING_INPUTS, TRAINING_SEED, held_out)
+    pairs = () if held_out else write_pairs(NUM_TRAINING_PAIRS, PAIRS_SEED)
+    return frozenset(seen).union(pair.user_input for pair in pairs)
 
 
 def _written(user_input: str, seed: int) -> str:

@@ -68,6 +68,13 @@ class Measured:
         """(K, number of the domain)."""
         return row.values[metric][:, self.inputs.places_of(domain)]
 
+    def num_failed(self, row: MeasuredRow, domain: str) -> int:
+        """Candidates of the domain without a reward, over all training seeds."""
+        places = self.inputs.places_of(domain)
+        prompts = [some.adapted_prompts[place] for some in row.prompts for place in places]
+        num_asked = sum(prompt is not None for prompt in prompts)
+        return num_asked - int(np.isfinite(self.of_domain(row, "reward", domain)).sum())
+
     def summary(self) -> list[dict[str, Any]]:
         """One entry for each domain and row."""
         return [
@@ -85,14 +92,13 @@ class Measured:
             for some in row.prompts
         ]
         present = [[pair for pair in part if pair[1] is not None] for part in texts]
-        scored = np.isfinite(self.of_domain(row, "reward", domain))
         num_asked = sum(len(part) for part in present)
         found = {
             "domain": domain,
             "row": row.plan.name,
             "metrics": by_metric,
             "num_inputs": num_asked // len(row.prompts),
-            "num_failed": num_asked - int(scored.sum()),
+            "num_failed": self.num_failed(row, domain),
             "num_rendered": num_asked // len(row.prompts) * self.num_images,
             "left_alone_share": _mean([_left_alone(part) for part in present]),
             "diversity": self._diversity(present, domain),

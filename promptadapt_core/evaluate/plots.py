@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from .settings import BUILT_IN, ORACLE, PLAIN, POLICY
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#777777"
 PANEL_INCHES = 4.6
+LEAST_OF_LENGTH = 5  # the interval of fewer would hide the others
 SEEDS_BELOW = 0.25  # of the distance of two rows
 TEXT_STYLE = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10.0}
 
@@ -43,12 +45,14 @@ def plots(measured: Measured, found: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "Gain over the plain user input by the length of the user input in CLIP tokens, with "
-            "95% intervals.",
+            f"95% intervals; of lengths that {LEAST_OF_LENGTH} user inputs or more have.",
             lengths_plot,
         ),
     )
     drawn = []
-    with matplotlib.rc_context(TEXT_STYLE):
+    with matplotlib.rc_context(TEXT_STYLE), warnings.catch_warnings():
+        # Letters that its own font lacks: the browser, which draws the text, has others.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         for number, (text, make) in enumerate(makers):
             domains = measured.inputs.domains
             height = 1.1 + 0.34 * len(measured.rows) if make is rewards_plot else 3.4
@@ -69,7 +73,7 @@ def rewards_plot(measured: Measured, found: dict[str, Any], axes: Any) -> bool:
             estimate = _summary(found, domain, row)["metrics"]["reward"]
             _interval(axis, estimate, place, _colour(measured, row))
         axis.set_yticks(range(len(measured.rows)), [row.plan.name for row in measured.rows])
-        axis.set_title(domain, fontsize=10)
+        _title(axis, domain)
         axis.set_xlabel("reward")
         _plain_frame(axis, "x")
     axes[0].invert_yaxis()
@@ -93,7 +97,7 @@ def gains_plot(measured: Measured, found: dict[str, Any], axes: Any) -> bool:
                     linestyle="-" if row.plan.kind == POLICY else "--",
                 )  # fmt: skip
         axis.axhline(0.0, color=GREY, linewidth=0.8)
-        axis.set_title(domain, fontsize=10)
+        _title(axis, domain)
         axis.set_xlabel("% of the user inputs")
         _plain_frame(axis, "y")
     axes[0].set_ylabel("gain in reward")
@@ -103,14 +107,16 @@ def gains_plot(measured: Measured, found: dict[str, Any], axes: Any) -> bool:
 
 def lengths_plot(measured: Measured, found: dict[str, Any], axes: Any) -> bool:
     rows = [row for row in measured.rows if row.plan.name != PLAIN]
+    num_points = 0
     for axis, domain in zip(axes, measured.inputs.domains, strict=True):
         for number, row in enumerate(rows):
             points = [
                 part
                 for part in found["by_length"]
                 if (part["domain"], part["row"]) == (domain, row.plan.name)
-                and part["gain"]["number"]
+                and part["gain"]["number"] >= LEAST_OF_LENGTH
             ]
+            num_points += len(points)
             centres = [sum(part["tokens"]) / 2 + 0.12 * number for part in points]
             gains = [part["gain"] for part in points]
             colour = _colour(measured, row)
@@ -120,13 +126,18 @@ def lengths_plot(measured: Measured, found: dict[str, Any], axes: Any) -> bool:
                 if math.isfinite(gain["low"]):
                     axis.plot([centre] * 2, [gain["low"], gain["high"]], color=colour, alpha=0.5)
         axis.axhline(0.0, color=GREY, linewidth=0.8)
-        axis.set_title(domain, fontsize=10)
+        _title(axis, domain)
         axis.set_xlabel("CLIP tokens of the user input")
         _plain_frame(axis, "y")
     axes[0].set_ylabel("gain in reward")
     if rows:
         axes[0].legend(frameon=False, fontsize=8)
-    return bool(rows)
+    return num_points > 0
+
+
+def _title(axis: Any, domain: str) -> None:
+    """What the user calls a domain is text: no formula, whatever its "$" say."""
+    axis.set_title(domain, fontsize=10, parse_math=False)
 
 
 def _summary(found: dict[str, Any], domain: str, row: MeasuredRow) -> dict[str, Any]:

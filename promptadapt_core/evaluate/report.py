@@ -11,12 +11,15 @@ from typing import Any
 
 from .. import page, runs
 from ..settings import SettingsError
+from . import tables
+from .gallery import STYLE as gallery_style
 from .gallery import Gallery
 from .measured import Measured
 from .settings import BEST_OF_N, ORACLE, PEOPLE, PLAIN, SUFFIX
 from .tables import digits, estimate_table, estimate_text
 
 JSON_NAME, PAGE_NAME, CANDIDATES_NAME = "report.json", "report.html", "candidates.jsonl"
+STYLE = "body { max-width: 80rem; }"  # for tables of many metrics
 ROW_TEXTS = {
     PLAIN: "the user input as it was typed",
     SUFFIX: "one constant text after every user input",
@@ -24,7 +27,8 @@ ROW_TEXTS = {
     "as many rendered as for every other row",
     PEOPLE: "what a person wrote of it",
     ORACLE: "the best modifiers that a search with the true reward finds for each user input, on "
-    "other pictures' seeds than those it is measured on",
+    "other pictures' seeds than those it is measured on; the suffix, where it is a row, is among "
+    "what it chooses from",
 }
 
 
@@ -82,7 +86,11 @@ def report_page(
     for domain in measured.inputs.domains:
         pictures = gallery.html_of(measured, domain)
         if pictures:
-            parts += [page.heading(f"Pictures, {domain}"), pictures]
+            parts += [
+                page.heading(f"Pictures, {domain}"),
+                page.paragraph(_about_pictures(measured), "note"),
+                pictures,
+            ]
     for domain in measured.inputs.domains:
         parts += _domain_parts(measured, found, domain)
     parts += _length_parts(measured, found)
@@ -93,7 +101,8 @@ def report_page(
     if found["failures"]:
         failures = [(text,) for text in found["failures"]]
         parts += [page.heading("Pictures that failed"), page.table(("",), failures)]
-    return page.page("Prompt adaptation, evaluated", parts)
+    styles = (STYLE, tables.STYLE, gallery_style)
+    return page.page("Prompt adaptation, evaluated", parts, "\n".join(styles))
 
 
 def row_text(name: str) -> str:
@@ -104,8 +113,19 @@ def _about(measured: Measured, found: dict[str, Any]) -> str:
     numbers = ", ".join(f"{number} {domain}" for domain, number in found["inputs"].items())
     return (
         f"User inputs: {numbers}. {measured.num_images} pictures of every candidate, of the same "
-        "seeds in all rows. Intervals are 95%, bootstrapped over user inputs, paired; over "
-        "training seeds too where a row has several."
+        "seeds in all rows. Intervals are 95%, bootstrapped over user inputs, paired; where a row "
+        "has several training seeds, for other seeds too (Student's t)."
+    )
+
+
+def _about_pictures(measured: Measured) -> str:
+    number = measured.num_images
+    if number == 1:
+        return "Each picture with its reward; of a row with several training seeds the first."
+    return (
+        f"The first of {number} pictures each, all of one seed; rewards are means over the "
+        f"{number}. Of best_of_n it is the one that was chosen, with the reward of that one. Of a "
+        "row with several training seeds the first is shown."
     )
 
 

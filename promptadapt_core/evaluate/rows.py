@@ -12,7 +12,7 @@ from ..adapter import PromptAdapter
 from ..checkpoints import file_identity
 from ..pipeline_files import hash_files
 from ..policies import resolve_policy, weight_files
-from ..settings import SettingsError
+from ..settings import AdaptSettings, SettingsError
 from .inputs import Inputs
 from .kept import KeptFile
 from .scoring import ShouldStop, chunks
@@ -45,6 +45,18 @@ def check_policies(folders: Sequence[str]) -> None:
             raise SettingsError("rows", error.reason) from None
 
 
+def load_policy(folder: str, settings: EvaluateSettings) -> tuple[PromptAdapter, AdaptSettings]:
+    """A policy, and how it is asked. SettingsError("rows", ...) names a folder that is none."""
+    chosen: dict[str, Any] = GREEDY if settings.decoding == "greedy" else {}
+    try:
+        adapter = PromptAdapter.load(resolve_policy(folder), device=settings.device)
+        return adapter, adapter.settings(**chosen, num_candidates=1)
+    except SettingsError as error:
+        if error.name == "device":
+            raise
+        raise SettingsError("rows", f"{folder}: {error.reason}") from None
+
+
 def written_by_people(inputs: Inputs) -> Prompts:
     """SettingsError("rows", ...) where nobody wrote anything."""
     targets = [row.target or None for row in inputs.rows]
@@ -66,12 +78,7 @@ def adapted(
     A user input that the policy leaves alone is its own adapted prompt.
     """
     found = resolve_policy(folder)
-    chosen: dict[str, Any] = GREEDY if settings.decoding == "greedy" else {}
-    try:
-        adapter = PromptAdapter.load(found, device=settings.device)
-        asked = adapter.settings(**chosen, num_candidates=1)
-    except SettingsError as error:
-        raise SettingsError("rows", f"{folder}: {error.reason}") from None
+    adapter, asked = load_policy(folder, settings)
     policy = f"{file_identity(weight_files(found))} {hash_files(found)}"
     identity = {"policy": policy, "asked": dataclasses.asdict(asked)}
     file = KeptFile(out, "adapted", identity)

@@ -7,14 +7,17 @@ of the evaluation's folder: a search that was killed goes on.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from .. import runs
 from ..decoding import Stopped
-from ..lab.modifier_search import OracleSettings
-from ..lab.oracle import confirm, find_ceilings, find_constant_suffix
+from ..lab.captions import read
+from ..lab.modifier_search import Names, OracleSettings, Scored, in_order
+from ..lab.oracle import Ceiling, compose, confirm, find_ceilings, find_constant_suffix
+from ..lab.reward_file import RewardFile
 from ..lab.taste import taste_of_scene
 from ..reward_settings import RewardSettings
 from ..rewards import Rewarder
@@ -72,14 +75,30 @@ class Searches:
     ):
         self.parts, self.settings, self.reward, self.folder = parts, settings, reward, folder
         self.should_stop, self.reporter = should_stop, reporter
+        self._suffix: tuple[Names, int, int] | None = None
 
     def tuned_suffix(self, inputs: Inputs) -> Prompts:
         """The best constant suffix over other user inputs of both the lab's domains, added to
         each user input; they are as they were where nothing is better than to add nothing.
 
         decoding.Stopped when it was stopped."""
+        names, number, num_rendered = self.suffix(inputs)
+        suffix = ", ".join(names)
+        return Prompts(
+            [f"{row.user_input}, {suffix}" if suffix else row.user_input for row in inputs.rows],
+            f"{suffix!r}, tuned on {number} other user inputs of both domains",
+            num_search_rendered=num_rendered,
+        )
+
+    def suffix(self, inputs: Inputs) -> tuple[Names, int, int]:
+        """Its modifiers, the number of user inputs that it is tuned on, pictures rendered for it.
+        Found once, then known."""
+        if self._suffix is None:
+            self._suffix = self._find_suffix([row.user_input for row in inputs.rows])
+        return self._suffix
+
+    def _find_suffix(self, user_inputs: list[str]) -> tuple[Names, int, int]:
         settings = self.settings
-        user_inputs = [row.user_input for row in inputs.rows]
         others = self._other_inputs(user_inputs)
         search = OracleSettings(
             max_renders=settings.num_suffix_renders,
@@ -96,17 +115,13 @@ class Searches:
             )  # fmt: skip
         if found is None:
             raise Stopped
-        suffix = ", ".join(found.best.modifiers)
-        return Prompts(
-            [f"{text}, {suffix}" if suffix else text for text in user_inputs],
-            f"{suffix!r}, tuned on {len(others)} other user inputs of both domains",
-            num_search_rendered=_num_kept(pay.path),
-        )
+        return found.best.modifiers, len(others), _num_kept(pay.path)
 
-    def ceilings(self, inputs: Inputs, usable: set[str]) -> Prompts:
+    def ceilings(self, inputs: Inputs, usable: set[str], suffix: Iterable[str] = ()) -> Prompts:
         """The oracle: the modifiers that are found for each user input, of each domain the first
-        num_oracle_inputs. usable: user inputs whose plain pictures are known. decoding.Stopped when
-        it was stopped."""
+        num_oracle_inputs. usable: user inputs whose plain pictures are known. suffix: modifiers of
+        a constant suffix, a finalist for every user input: a search that missed what is good for
+        all of them would be no ceiling. decoding.Stopped when it was stopped."""
         settings = self.settings
         chosen = [
             inputs.rows[place].user_input
@@ -129,6 +144,7 @@ class Searches:
             )  # fmt: skip
             if len(found) < len(chosen):
                 raise Stopped
+            found = _with_finalist(found, in_order(suffix), RewardFile(pay, pay.path, pay.key))
             confirmed = confirm(found, again, again.path, again.key)
         best = {ceiling.user_input: ceiling.adapted_prompt for ceiling in confirmed}
         num_sets = sum(ceiling.num_rendered for ceiling in found)
@@ -159,6 +175,26 @@ class Searches:
         left, report = max(expected - _num_kept(pay.path), 1), self.reporter()
         pay.after_call = lambda number: report.step(min(number, left), left, {})
         return pay
+
+
+def _with_finalist(ceilings: list[Ceiling], names: Names, known: RewardFile) -> list[Ceiling]:
+    """The ceilings with one set more among the finalists of each, less what its user input says."""
+    sets = [
+        tuple(name for name in names if name not in read(ceiling.user_input).modifiers)
+        for ceiling in ceilings
+    ]
+    texts = [ceiling.user_input for ceiling in ceilings]
+    rewards = known(texts, [compose(text, some) for text, some in zip(texts, sets, strict=True)])
+    return [
+        ceiling
+        if any(scored.modifiers == some for scored in ceiling.finalists)
+        else dataclasses.replace(
+            ceiling,
+            finalists=(*ceiling.finalists, Scored(some, reward)),
+            num_rendered=ceiling.num_rendered + 1,
+        )
+        for ceiling, some, reward in zip(ceilings, sets, rewards, strict=True)
+    ]
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@
     render   writes pictures of a text
     report   measures the lab, with pictures to look at
     pairs    writes what the lab's simulated writers wrote, for supervised fine-tuning
+    inputs   writes plain user inputs, for reinforcement learning
     export   writes the renderer as a checkpoint that ComfyUI opens
 
 Exit code 0, 2 with one sentence on stderr for bad input, 130 when Ctrl-C stopped a build, whose
@@ -19,7 +20,14 @@ from collections.abc import Iterator, Sequence
 
 from ..command_line import Parser, interruptible, keep_freed_memory, run, write_utf8
 from ..settings import SettingsError, add_flags, given
-from .settings import ExportSettings, LabSettings, PairsSettings, RenderSettings, ReportSettings
+from .settings import (
+    ExportSettings,
+    InputsSettings,
+    LabSettings,
+    PairsSettings,
+    RenderSettings,
+    ReportSettings,
+)
 
 INNER_NAMES = {"folder", "cache", "scorer", "model", "config", "head", "judge"}
 
@@ -45,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pairs = commands.add_parser("pairs", help="write training pairs for supervised fine-tuning")
     add_flags(pairs, PairsSettings)
     pairs.set_defaults(run=_pairs)
+    inputs = commands.add_parser("inputs", help="write user inputs for reinforcement learning")
+    add_flags(inputs, InputsSettings)
+    inputs.set_defaults(run=_inputs)
     export = commands.add_parser("export", help="write a checkpoint that ComfyUI opens")
     add_flags(export, ExportSettings)
     export.set_defaults(run=_export)
@@ -91,6 +102,14 @@ def _pairs(options: argparse.Namespace) -> None:
 
     pairs_jsonl(settings.out, settings.num_pairs, settings.seed)
     print(f"wrote {settings.out}, {settings.num_pairs:,} pairs")
+
+
+def _inputs(options: argparse.Namespace) -> None:
+    settings = InputsSettings(**given(InputsSettings, options))
+    from .writers import user_inputs_text
+
+    number = user_inputs_text(settings.out, settings.num_inputs, settings.seed, settings.domain)
+    print(f"wrote {settings.out}, {number:,} user inputs")
 
 
 def _export(options: argparse.Namespace) -> None:

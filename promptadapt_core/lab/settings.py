@@ -156,6 +156,26 @@ class PairsSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
+class InputsSettings(Settings):
+    """How many plain user inputs the lab makes up for reinforcement learning."""
+
+    out: str = setting("", "the file to write, one user input a line", metavar="FILE")
+    num_inputs: int = setting(
+        1000, "user inputs to write, in domain and out of domain in turn", low=1, high=20_000
+    )
+    domain: str = setting(
+        "both", "both, in (as the simulated writers write) or out (what they never write)",
+        choices=("both", "in", "out"), metavar="both|in|out",
+    )  # fmt: skip
+    seed: int = setting(0, "of the user inputs", low=0, high=MAX_SEED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.out:
+            raise SettingsError("out", "expected the file to write")
+
+
+@dataclasses.dataclass(frozen=True)
 class ExportSettings(Settings):
     """How the renderer becomes one checkpoint file for ComfyUI."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import random
@@ -179,6 +180,21 @@ def user_inputs(number: int, seed: int, held_out: bool) -> list[str]:
             continue
         found[describe(scene, generator, style)] = None
     return list(found)
+
+
+def user_inputs_text(path: str | Path, number: int, seed: int, domain: str = "both") -> int:
+    """Write different user inputs, one a line, as `python -m promptadapt_core.train ppo` reads
+    them; how many. domain: "in", "out", or "both" in turn, in domain first.
+
+    SettingsError("out", ...) where the file cannot be written.
+    """
+    shares = {"in": (number, 0), "out": (0, number), "both": (number - number // 2, number // 2)}
+    num_inside, num_outside = shares[domain]
+    inside = user_inputs(num_inside, seed, held_out=False)
+    outside = user_inputs(num_outside, seed, held_out=True)
+    found = [text for pair in itertools.zip_longest(inside, outside) for text in pair if text]
+    write_atomically(Path(path), (f"{text}\n" for text in found))
+    return len(found)
 
 
 def pairs_jsonl(path: str | Path, number: int, seed: int) -> None:

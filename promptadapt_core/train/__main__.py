@@ -83,10 +83,10 @@ def _ppo(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 130
-    print(
-        f"done: {result.iteration} iterations, best mean reward {result.best_reward:.4f}: "
-        f"{result.best}"
-    )
+    found = f"best mean reward {result.best_reward:.4f}: {result.best}"
+    if not math.isfinite(result.best_reward):
+        found = "but no candidate got a reward, so nothing was learned"
+    print(f"done: {result.iteration} iterations, {found}")
     return 0
 
 

@@ -103,6 +103,11 @@ def _pair(line: str, number: int, path: str | Path) -> Pair:
         raise SettingsError(
             "pairs", f"line {number} of {path} needs the texts user_input, target and split"
         )
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        reason = f"line {number} of {path} holds half a character (a surrogate)"
+        raise SettingsError("pairs", reason) from None
     main = row.get("main", "")
     return Pair(*values, main if isinstance(main, str) else "")
 

@@ -128,8 +128,10 @@ class PpoTrainer:
         }  # fmt: skip
         self.saving_seconds = 0.0  # of the state after the last iteration
         self._load_state()
-        runs.finish_replacing(self.run_folder.path / "best")
-        runs.finish_replacing(self.run_folder.path / "last")
+        if self.progress["iteration"] > self.num_iterations:
+            done = self.progress["iteration"] * settings.rollout_size
+            raise SettingsError("num_episodes", f"the run has sampled {done:,} already")
+        self.run_folder.finish_replacing("best", "last")
         self.record.open(self.progress["iteration"])
 
     def run(self, should_stop: Callable[[], bool]) -> PpoResult:
@@ -361,8 +363,6 @@ class PpoTrainer:
             self.kl.kl_coef = state["kl_coef"]
             self.record.watch.load_state(state["watch"])
             self.progress.update(state["progress"])
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            path = self.run_folder.path / runs.STATE_NAME
-            raise SettingsError("resume", f"{path} is not of this run: {reason}") from None
-        self.record.alarms = list(self.progress.pop("alarms"))
+            self.record.alarms = list(self.progress.pop("alarms"))
+        except runs.FOREIGN_STATE as error:
+            raise self.run_folder.foreign_state(error) from None

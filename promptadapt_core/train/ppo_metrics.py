@@ -34,7 +34,7 @@ PPO_METRICS: dict[str, str] = {
     "value/loss": "half the clipped squared error, mean over the updates; value_coef not in it",
     "value/clip_share": "share of tokens whose value the clip left without gradient",
     "value/mean": "mean value before a token, of the rollout",
-    "value/returns": "mean return from a token, KL penalty included",
+    "value/returns": "mean return from a token, KL penalty included; near 0 with group_baseline",
     "value/explained_variance": "1 - var(returns - values) / var(returns) of the rollout; 0 is no "
     "better than a constant",
     "value/grad_norm": "norm of the value network's gradient before clipping, mean",

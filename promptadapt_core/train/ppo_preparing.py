@@ -32,6 +32,8 @@ from .value import ValueNetwork
 # A resumed run may change these: they do not touch the weights,
 FREE_SETTINGS = {"resume", "out", "tensorboard", "checkpoint_every", "samples_every", "num_samples",
                  "judge"}  # fmt: skip
+# or only end it later,
+LENGTH = "num_episodes"
 # or are compared by what they stand for, like PICTURE_SETTINGS in the identity of the reward.
 FILE_SETTINGS = {"policy", "user_inputs", "renderer", "scorer"}
 
@@ -68,9 +70,9 @@ def prepare(
     folder = resolve_policy(settings.policy)
     run_folder = runs.RunFolder(settings.out, settings.resume)
     config = _config(settings, folder, reward, judge, device)
-    begun = run_folder.config()
+    begun = run_folder.config("ppo")
     if begun is not None:
-        _check_same(begun, config, run_folder.path, report)
+        _check_same(begun, config, report)
     policy = Policy.load(folder)
     policy.manifest = dataclasses.replace(policy.manifest, name=run_folder.path.name)
     learner, ref_model = _networks(policy, settings, device)
@@ -87,6 +89,9 @@ def prepare(
     )
     works = _works(adapter, user_inputs, asked, num_double, report)
     learner.whole_logits = _needs_whole_logits(adapter, works, asked, device)
+    if begun is not None and begun["settings"].get(LENGTH) != settings.num_episodes:
+        begun["settings"][LENGTH] = settings.num_episodes
+        run_folder.write_config(begun)
     if begun is None:
         run_folder.write_config(config)
         run_folder.save_folder("last", lambda place: policy.save(place, torch.float32))
@@ -204,17 +209,13 @@ def _config(
     }
 
 
-def _check_same(
-    old: dict[str, Any], new: dict[str, Any], path: Path, report: runs.Reporter
-) -> None:
+def _check_same(old: dict[str, Any], new: dict[str, Any], report: runs.Reporter) -> None:
     """SettingsError("resume", ...) where a run would go on as another."""
-    if old.get("trainer") != "ppo":
-        raise SettingsError("resume", f"{path} is not a run of the trainer ppo")
     before = {**dataclasses.asdict(PpoSettings()), **old["settings"]}
     changes = [
         f"{flag(name)} was {before.get(name)!r} and is now {value!r}"
         for name, value in new["settings"].items()
-        if name not in FILE_SETTINGS.union(PICTURE_SETTINGS) and before.get(name) != value
+        if name not in FILE_SETTINGS.union(PICTURE_SETTINGS, {LENGTH}) and before.get(name) != value
     ]
     for part, values in new["reward"].items():
         was = old.get("reward", {}).get(part, {})

@@ -49,12 +49,13 @@ class Record:
         self._told: set[str] = set()
 
     def open(self, iteration: int) -> None:
-        """Begin to write after so many iterations; rows after them are dropped."""
+        """Begin to write after so many iterations; rows and alarms after them are dropped."""
         writer = None
         if self.settings.tensorboard:
             writer = runs.tensorboard_writer(self.path / TENSORBOARD_NAME, iteration + 1)
         self.metrics = runs.Metrics(self.path / runs.METRICS_NAME, self.table, writer)
         self.metrics.keep_until(iteration)
+        self._write_alarms()
 
     def close(self) -> None:
         if self.metrics is not None:
@@ -103,12 +104,16 @@ class Record:
             self.metrics.write(iteration, row)
             if self.metrics.writer is not None:
                 self.metrics.writer.flush()  # a killed process must not take rows with it
-            lines = [json.dumps(alarm, ensure_ascii=False) for alarm in self.alarms]
-            if lines:
-                runs.write_text(self.path / ALARMS_NAME, "\n".join(lines) + "\n")
+            self._write_alarms()
         except OSError as error:
             reason = error.strerror or error
             raise SettingsError("out", f"{self.path} cannot be written ({reason})") from None
+
+    def _write_alarms(self) -> None:
+        path = self.path / ALARMS_NAME
+        lines = [json.dumps(alarm, ensure_ascii=False) + "\n" for alarm in self.alarms]
+        if lines or path.exists():
+            runs.write_text(path, "".join(lines))
 
 
 def _is_weighted_term(name: str) -> bool:

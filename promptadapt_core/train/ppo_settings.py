@@ -43,6 +43,11 @@ class PpoSettings(RenderingSettings):
     num_episodes: int = setting(12_000, "candidates to sample in the whole run", low=1)
     rollout_size: int = setting(256, "candidates sampled for one iteration", low=1, high=65536)
     group_size: int = setting(1, "candidates of one user input in a rollout", low=1, high=1024)
+    group_baseline: bool = setting(
+        False,
+        "learn from each reward less the mean of the other candidates of its user input: the luck "
+        "of the seeds and how hard the input is cancel out; needs group_size 2 or more",
+    )
     num_epochs: int = setting(4, "passes over each rollout", low=1, high=100)
     minibatch_size: int = setting(64, "candidates per optimizer step", low=1, high=65536)
     micro_batch_size: int = setting(64, "candidates per forward pass", low=1, high=65536)
@@ -115,6 +120,8 @@ class PpoSettings(RenderingSettings):
             raise SettingsError(
                 "group_size", f"expected a divisor of rollout_size ({self.rollout_size})"
             )
+        if self.group_baseline and self.group_size < 2:
+            raise SettingsError("group_baseline", "needs a group_size of 2 or more")
 
     @property
     def num_iterations(self) -> int:

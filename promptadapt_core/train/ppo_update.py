@@ -82,7 +82,11 @@ def update(learner: Learner, rollout: Rollout, kl_coef: float, iteration: int) -
     settings = learner.settings
     mask = rollout.completion_mask
     rewards = objectives.token_rewards(
-        rollout.rewards, rollout.old_logprobs, rollout.ref_logprobs, mask, kl_coef
+        learned_rewards(rollout, settings.group_baseline),
+        rollout.old_logprobs,
+        rollout.ref_logprobs,
+        mask,
+        kl_coef,
     )
     advantages, returns = objectives.gae(
         rewards, rollout.values, mask, settings.gamma, settings.gae_lambda
@@ -100,6 +104,22 @@ def update(learner: Learner, rollout: Rollout, kl_coef: float, iteration: int) -
             rollout.values, returns, mask
         ).item(),
     }
+
+
+def learned_rewards(rollout: Rollout, group_baseline: bool) -> torch.Tensor:
+    """(B,) reward units: what the advantages are made of. With group_baseline each reward less the
+    mean of the others of the same user input and image seeds.
+
+    That mean does not depend on the candidate itself, so the gradient's expectation stays the same
+    (RLOO: Ahmadian et al., arXiv 2402.14740, section 2.2); what the seeds and the user input do to
+    all its candidates is gone before the value network has to know it.
+    """
+    if not group_baseline:
+        return rollout.rewards
+    numbers: dict[tuple[str, tuple[int, ...]], int] = {}
+    keys = zip(rollout.user_inputs, map(tuple, rollout.image_seeds), strict=True)
+    groups = torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
+    return objectives.less_the_others(rollout.rewards, groups)
 
 
 def _passes(

@@ -55,7 +55,7 @@ def prepare(settings: SftSettings, report: runs.Reporter) -> Prepared:
     texts = (text for pair in splits["train"] for text in (pair.user_input, pair.target))
     trainee = make_trainee(settings, texts, device, begun)
     train, valid = _sequences(splits, trainee, settings, report)
-    if run_folder.config() is None:
+    if run_folder.config("sft") is None:
         run_folder.write_config(config)
     if begun is None:
         run_folder.save_folder("last", lambda folder: trainee.export(folder, torch.float32))
@@ -119,12 +119,10 @@ def _begun(
 ) -> Path | None:
     """The checkpoint of a run that goes on, once its config.json is compared with `config`; None
     where none was saved yet."""
-    old = run_folder.config()
+    old = run_folder.config("sft")
     if old is None:
         return None
     data, machine, versions = (config[name] for name in ("data", "machine", "versions"))
-    if old.get("trainer") != "sft":
-        raise SettingsError("resume", f"{run_folder.path} is not a run of the trainer sft")
     defaults = dataclasses.asdict(SftSettings())  # of settings that are newer than the run
     _refuse_changes({**defaults, **old["settings"]}, config["settings"])
     if old.get("data") != data:

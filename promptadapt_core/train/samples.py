@@ -2,7 +2,7 @@
 
 A row holds user_input, adapted_prompt, reward, terms, truncated, left_alone, seeds and ok, and what
 the judge says where there is one. Row n of the PNG shows the pictures of row n; it is black where
-none was drawn: the candidate failed, or it is the user input, whose scores are known.
+none was drawn: the candidate failed, or it is the user input.
 """
 
 from __future__ import annotations

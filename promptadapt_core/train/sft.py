@@ -174,8 +174,7 @@ class Trainer:
         }  # fmt: skip
         self._load_state()
         path = self.run_folder.path
-        for name in ("best", "lora"):
-            runs.finish_replacing(path / name)
+        self.run_folder.finish_replacing("best", "lora")
         first = self.progress["step"] + 1
         use_writer = settings.tensorboard
         writer = runs.tensorboard_writer(path / "tensorboard", first) if use_writer else None
@@ -350,9 +349,12 @@ class Trainer:
             return
         if state.get("format") != STATE_FORMAT:
             raise SettingsError("resume", "the saved state is of another version of promptadapt")
-        self.trainee.load_trained(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.progress.update(state["progress"])
-        torch.set_rng_state(state["generator"])
-        if state["cuda_generator"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_generator"], self.device)
+        try:
+            self.trainee.load_trained(state["weights"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.progress.update(state["progress"])
+            torch.set_rng_state(state["generator"])
+            if state["cuda_generator"] is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda_generator"], self.device)
+        except runs.FOREIGN_STATE as error:
+            raise self.run_folder.foreign_state(error) from None

@@ -21,14 +21,15 @@ def read_user_inputs(path: str | Path) -> tuple[list[str], int]:
     if not str(path):
         raise SettingsError("user_inputs", "expected a file of user inputs")
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        # not splitlines(), which cuts at rarer marks too: U+2028, U+0085, form feeds
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise SettingsError("user_inputs", f"there is no file {path}") from None
     except OSError as error:
         raise SettingsError("user_inputs", f"{path} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise SettingsError("user_inputs", f"{path} is not UTF-8 text") from None
-    as_json = Path(path).suffix == ".jsonl"
+    as_json = Path(path).suffix.lower() == ".jsonl"
     found = []
     for number, line in enumerate(lines, start=1):
         text = _from_json(line, number, path) if as_json and line.strip() else line
