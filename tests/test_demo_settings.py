@@ -88,7 +88,7 @@ def test_the_texts_shown_without_text_are_all_read_by_the_lab() -> None:
 
 
 def test_training_starts_from_the_policy_that_only_imitates() -> None:
-    assert DemoSettings().policy_name == "lab-sft"
+    assert DemoSettings().policy_name == "lab"
     assert DemoSettings(train=True).policy_name == "lab-sft"
     assert DemoSettings(policy="mine").policy_name == "mine"
 
