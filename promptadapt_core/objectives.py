@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import torch
 
-from promptadapt_core.settings import SettingsError
+from .settings import SettingsError
 
 ROUNDING_UNITS = 16  # a spread below this many float steps of the values is rounding, not signal
 MAX_KL_ERROR = 0.2  # Ziegler et al. 2019, section 2.2

@@ -141,6 +141,17 @@ def upward_imports(path: str, tree: ast.Module) -> Iterator[str]:
             yield f"{path}:{line} imports {name}, which is above it"
 
 
+def absolute_imports(path: str, tree: ast.Module) -> Iterator[str]:
+    """A host that loads the project as a package of its own knows the core by another name."""
+    for node in nodes(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module or ""]
+        for name in names:
+            if name.split(".")[0] == "promptadapt_core":
+                yield f"{path}:{node.lineno} imports {name} by its absolute name"
+
+
 def host_imports(path: str, tree: ast.Module) -> Iterator[str]:
     for line, name in imports(path, tree):
         if name.split(".")[0] in HOSTS:
@@ -190,7 +201,14 @@ def global_seeding(path: str, tree: ast.Module) -> Iterator[str]:
 
 
 Rule = Callable[[str, ast.Module], Iterator[str]]
-RULES = [upward_imports, host_imports, heavy_text_imports, unsafe_code, global_seeding]
+RULES = [
+    upward_imports,
+    absolute_imports,
+    host_imports,
+    heavy_text_imports,
+    unsafe_code,
+    global_seeding,
+]
 
 
 def test_every_module_has_its_place() -> None:
@@ -210,6 +228,8 @@ OFFENCES = [
     (upward_imports, "data/pairs.py", "def build():\n    from ..train.sft import train"),
     (upward_imports, "settings.py", "import promptadapt_core.gate"),
     (upward_imports, "__init__.py", "from . import settings"),
+    (absolute_imports, "decoding.py", "from promptadapt_core.beams import BeamSearch"),
+    (absolute_imports, "data/pairs.py", "def load():\n    import promptadapt_core.prompts"),
     (host_imports, "adapter.py", "import comfy.utils"),
     (host_imports, "adapter.py", "def load():\n    from modules import shared"),
     (heavy_text_imports, "gate.py", "def decide():\n    import numpy"),
@@ -233,6 +253,7 @@ ALLOWED = [
     (upward_imports, "adapter.py", "from promptadapt_core.settings import SettingsError"),
     (upward_imports, "data/pairs.py", "from . import targets\nfrom .. import prompts, __version__"),
     (upward_imports, "settings.py", "if TYPE_CHECKING:\n    from promptadapt_core import policy"),
+    (absolute_imports, "data/pairs.py", "from .. import prompts\nfrom .targets import trim"),
     (heavy_text_imports, "data/rephrase.py", "def load():\n    import torch"),
     (heavy_text_imports, "data/build.py", "def load():\n    from .instruction import Rephraser"),
     (heavy_text_imports, "data/instruction.py", "import torch"),

@@ -24,11 +24,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from promptadapt_core.artists import name_of, split_names
-from promptadapt_core.cleaning import clean, normal, split_modifiers
-from promptadapt_core.data.reading import read_rows
-from promptadapt_core.modifiers import features, main_run, score_of, unknown
-from promptadapt_core.settings import SettingsError
+from ..artists import name_of, split_names
+from ..cleaning import clean, normal, split_modifiers
+from ..modifiers import features, main_run, score_of, unknown
+from ..settings import SettingsError
+from .reading import read_rows
 
 MIN_FEATURE_COUNT = 6
 FREQUENT_KEYWORD = 60  # how often a keyword counts as a sure modifier at the start
