@@ -167,3 +167,4 @@ def test_the_summary_counts_who_gained() -> None:
     told = lessons.summary(rows, [compared(1.0, 2.0), compared(1.0, 0.0), compared(1.0, 1.0)])
     assert "went from 1.00 to 1.00" in told  # both ends are means of all there is
     assert "1 now have a higher reward than before and 1 a lower one" in told
+    assert told.endswith("their mean went from 1.00 to 1.00.")

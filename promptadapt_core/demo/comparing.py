@@ -23,6 +23,7 @@ from ..scorers import Scorer
 from ..settings import MAX_SEED, SettingsError
 from ..train.rendered_reward import LAB, load_renderer, load_scorer
 from .seeing import seen
+from .settings import REWARD
 
 BATCH_SIZE = 16  # pictures at once
 
@@ -154,7 +155,8 @@ class Workshop:
         texts = [wording.text for row in rows for wording in row]
         number = len(set(texts)) * len(seeds)
         generator = RememberedPictures(self.generator, lambda done: progress(done, number))
-        rewarder = Rewarder(generator, self.scorer, RewardSettings(num_images=len(seeds)))
+        reward = RewardSettings(**{**REWARD, "num_images": len(seeds)})
+        rewarder = Rewarder(generator, self.scorer, reward)
         asked = [text for _ in rows for text in user_inputs]
         batch = rewarder.reward(asked, texts, [list(seeds)] * len(texts), should_stop)
         if batch.failures:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from .. import page, runs
 from ..adapter import PromptAdapter
@@ -119,13 +120,16 @@ def lesson_page(
 def summary(rows: curves.Rows, tested: Sequence[Comparison]) -> str:
     """What happened, in two sentences."""
     first, last = curves.first_and_last(rows, "rollout/reward")
-    gains = [item.shown[AFTER].scores["reward"] - item.shown[BEFORE].scores["reward"]
-             for item in tested]  # fmt: skip
-    rose, fell = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+    before, after = (
+        [item.shown[place].scores["reward"] for item in tested] for place in (BEFORE, AFTER)
+    )
+    pairs = list(zip(before, after, strict=True))
+    rose, fell = sum(new > old for old, new in pairs), sum(new < old for old, new in pairs)
     return (
         f"In {len(rows)} iterations the mean reward of what it writes went from "
         f"{parts.value(first)} to {parts.value(last)}. Of {len(tested)} user inputs that training "
-        f"never saw, {rose} now have a higher reward than before and {fell} a lower one."
+        f"never saw, {rose} now have a higher reward than before and {fell} a lower one; their "
+        f"mean went from {parts.value(fmean(before))} to {parts.value(fmean(after))}."
     )
 
 

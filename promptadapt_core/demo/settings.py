@@ -43,7 +43,8 @@ TRAINING: dict[str, Any] = {  # of train.ppo_settings.PpoSettings: as the lab's 
     "samples_every": 0,
     "tensorboard": False,
 }
-REWARD: dict[str, Any] = {"num_images": 1, "relevance_weight": 3.0}  # of rewards.RewardSettings
+# Of rewards.RewardSettings, for what is shown too: what the lab's policy was trained to raise.
+REWARD: dict[str, Any] = {"num_images": 1, "relevance_weight": 3.0}
 
 
 @dataclasses.dataclass(frozen=True)
