@@ -27,6 +27,7 @@ from .asking import without_asking
 from .baselines import Baseline, BaselineCache
 from .clip_tokens import count_clip_tokens
 from .images import ImageGenerator, check_batch
+from .picture_rewards import relevance_term
 from .picture_scores import Picture, PictureScores, Row
 from .prompts import content_words, kept_share
 from .reward_settings import RewardSettings
@@ -229,12 +230,11 @@ class Rewarder:
         own: list[Baseline],
         plain: list[Baseline],
     ) -> dict[str, float]:
-        knee, slope = self.scorer.relevance_knee, self.scorer.relevance_slope
         gains = [mine.aesthetic - its.aesthetic for mine, its in zip(own, plain, strict=True)]
         budget = max(self.settings.length_budget, self.count_tokens(user_input))
         return {
             "aesthetic_gain": _mean(gains),
-            "relevance": _mean([slope * min(score.relevance - knee, 0.0) for score in own]),
+            "relevance": _mean([relevance_term(self.scorer, score.relevance) for score in own]),
             "length": float(min(budget - self.count_tokens(adapted_prompt), 0)),
             "copy": kept_share(without_asking(user_input), adapted_prompt)
             - 1.0

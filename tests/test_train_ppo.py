@@ -805,6 +805,7 @@ def test_a_run_that_is_made_longer_equals_a_long_one(inputs: Path, tmp_path: Pat
     assert config["settings"]["num_episodes"] == 32
     with pytest.raises(SettingsError, match="num_episodes: the run has sampled 32 already"):
         ppo.train_ppo(tiny(inputs, short, num_episodes=8, resume=True), reward=WordReward())
+    assert json.loads((short / "config.json").read_text("utf-8")) == config
 
 
 def test_user_inputs_are_read_once_each(tmp_path: Path) -> None:

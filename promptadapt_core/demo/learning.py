@@ -8,7 +8,7 @@ from pathlib import Path
 from .. import runs
 from ..evaluate.inputs import unseen_inputs
 from ..evaluate.settings import EVALUATION_SEED
-from ..lab.writers import user_inputs
+from ..lab.writers import mixed_user_inputs
 from ..reward_settings import RewardSettings
 from ..settings import SettingsError
 from ..train.ppo import PpoResult, train_ppo
@@ -23,9 +23,7 @@ USER_INPUTS_NAME = "user_inputs.txt"
 def learned_from(seed: int) -> list[str]:
     """The user inputs that the policy learns on: in domain, as the writers' are, and out of
     domain, in turn."""
-    half = NUM_USER_INPUTS // 2
-    parts = (user_inputs(half, seed, held_out) for held_out in (False, True))
-    return [text for pair in zip(*parts, strict=True) for text in pair]
+    return mixed_user_inputs(NUM_USER_INPUTS, seed)
 
 
 def tested_on(seed: int) -> list[str]:

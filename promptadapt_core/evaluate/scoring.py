@@ -21,6 +21,7 @@ from .. import runs
 from ..baselines import Baseline, BaselineCache
 from ..images import ImageGenerator
 from ..judging import Judge
+from ..picture_rewards import relevance_term
 from ..picture_scores import Picture, PictureScores, Row
 from ..rewards import LOGGED, TERMS, RewardBatch, Rewarder
 from ..scorers import Scorer
@@ -200,9 +201,7 @@ class Scoring:
         terms = [
             {
                 "aesthetic_gain": weights["aesthetic_gain"] * (one.aesthetic - mean),
-                "relevance": weights["relevance"]
-                * scorer.relevance_slope
-                * min(one.relevance - scorer.relevance_knee, 0.0),
+                "relevance": weights["relevance"] * relevance_term(scorer, one.relevance),
             }
             for one in scores
         ]

@@ -182,17 +182,24 @@ def user_inputs(number: int, seed: int, held_out: bool) -> list[str]:
     return list(found)
 
 
+def mixed_user_inputs(number: int, seed: int) -> list[str]:
+    """`number` different user inputs, in domain and out of domain in turn, in domain first."""
+    inside = user_inputs(number - number // 2, seed, held_out=False)
+    outside = user_inputs(number // 2, seed, held_out=True)
+    pairs = itertools.zip_longest(inside, outside)
+    return [text for pair in pairs for text in pair if text is not None]
+
+
 def user_inputs_text(path: str | Path, number: int, seed: int, domain: str = "both") -> int:
     """Write different user inputs, one a line, as `python -m promptadapt_core.train ppo` reads
-    them; how many. domain: "in", "out", or "both" in turn, in domain first.
+    them; how many. domain: "in", "out", or "both" (see mixed_user_inputs).
 
     SettingsError("out", ...) where the file cannot be written.
     """
-    shares = {"in": (number, 0), "out": (0, number), "both": (number - number // 2, number // 2)}
-    num_inside, num_outside = shares[domain]
-    inside = user_inputs(num_inside, seed, held_out=False)
-    outside = user_inputs(num_outside, seed, held_out=True)
-    found = [text for pair in itertools.zip_longest(inside, outside) for text in pair if text]
+    if domain == "both":
+        found = mixed_user_inputs(number, seed)
+    else:
+        found = user_inputs(number, seed, held_out=domain == "out")
     write_atomically(Path(path), (f"{text}\n" for text in found))
     return len(found)
 

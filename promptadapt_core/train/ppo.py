@@ -51,7 +51,7 @@ from ..rollouts import RewardBatch, RewardFunction, Rollout, estimated, sample_r
 from ..settings import SettingsError
 from .ppo_metrics import rollout_metrics
 from .ppo_plan import make_plan
-from .ppo_preparing import Prepared, prepare, weights_hash
+from .ppo_preparing import Prepared, note_length, prepare, weights_hash
 from .ppo_record import Record
 from .ppo_settings import PpoSettings
 from .ppo_update import minibatches_of, update
@@ -131,6 +131,7 @@ class PpoTrainer:
         if self.progress["iteration"] > self.num_iterations:
             done = self.progress["iteration"] * settings.rollout_size
             raise SettingsError("num_episodes", f"the run has sampled {done:,} already")
+        note_length(self.run_folder, settings.num_episodes)
         self.run_folder.finish_replacing("best", "last")
         self.record.open(self.progress["iteration"])
 

@@ -89,9 +89,6 @@ def prepare(
     )
     works = _works(adapter, user_inputs, asked, num_double, report)
     learner.whole_logits = _needs_whole_logits(adapter, works, asked, device)
-    if begun is not None and begun["settings"].get(LENGTH) != settings.num_episodes:
-        begun["settings"][LENGTH] = settings.num_episodes
-        run_folder.write_config(begun)
     if begun is None:
         run_folder.write_config(config)
         run_folder.save_folder("last", lambda place: policy.save(place, torch.float32))
@@ -115,6 +112,14 @@ def _networks(policy: Policy, settings: PpoSettings, device: torch.device) -> tu
     value_network = ValueNetwork(model)
     optimizer = make_optimizer(model, value_network, settings, fused_works(device))
     return Learner(model, value_network, optimizer, settings, device, False), ref_model
+
+
+def note_length(run_folder: runs.RunFolder, num_episodes: int) -> None:
+    """Into config.json, where a run goes on as a longer or a shorter one."""
+    config = run_folder.config("ppo")
+    if config is not None and config["settings"].get(LENGTH) != num_episodes:
+        config["settings"][LENGTH] = num_episodes
+        run_folder.write_config(config)
 
 
 def weights_hash(model: Any) -> str:
