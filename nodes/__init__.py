@@ -5,6 +5,7 @@ if __name__ == "nodes":  # a host that keeps our folder on sys.path must not fin
 
 from . import model_folders
 from .adapting import AdaptPrompt, DecodingSettings, LoadPolicy
+from .refining import RefinePrompt
 from .rewarding import AestheticReward, Compare, LoadRewardModels
 
 NODE_CLASS_MAPPINGS = {
@@ -13,6 +14,7 @@ NODE_CLASS_MAPPINGS = {
     "PromptAdaptAdapt": AdaptPrompt,
     "PromptAdaptLoadRewardModels": LoadRewardModels,
     "PromptAdaptAestheticReward": AestheticReward,
+    "PromptAdaptRefine": RefinePrompt,
     "PromptAdaptCompare": Compare,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -21,6 +23,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "PromptAdaptAdapt": "Prompt Adapt",
     "PromptAdaptLoadRewardModels": "Load Reward Models",
     "PromptAdaptAestheticReward": "Aesthetic Reward",
+    "PromptAdaptRefine": "RL Refine",
     "PromptAdaptCompare": "Compare A/B",
 }
 

@@ -41,7 +41,7 @@ class LoadPolicy:
 
     @classmethod
     def VALIDATE_INPUTS(cls, policy: str | None = None) -> bool | str:
-        """What is linked is not known yet, and None; so below."""
+        """What is linked is not known yet: None, or left out. So below."""
         from ..promptadapt_core.model_folders import policy_folder
 
         return policy is None or complaint(lambda: policy_folder(policy, model_folders()))
@@ -136,9 +136,9 @@ class AdaptPrompt:
             lists = settings_from(AdaptSettings, {"keep": keep or "", "ban": ban or ""})
             AdaptSettings(**lists)
             if user_input is not None:
-                prompts.parse(user_input, lists["keep"])
+                prompts.parse(user_input, lists.get("keep", ()))
 
-        return True if bypass else complaint(check)
+        return complaint(check) if bypass is False else True
 
     def check_lazy_status(self, bypass: bool, **values: Any) -> list[str]:
         """Bypassed, the node needs no policy, and ComfyUI does not load it. What is linked and not

@@ -53,10 +53,15 @@ def with_auto(entry: tuple, told: str) -> tuple:
 
 def settings_from(cls: type, values: dict[str, Any]) -> dict[str, Any]:
     """What widgets gave, in the types of the settings: lists come as text, one item a line. A
-    setting left to the policy is left out."""
+    setting left to the policy (AUTO, an empty list) is left out."""
     kinds = typing.get_type_hints(cls)
-    given = {name: value for name, value in values.items() if value != AUTO}
-    for name, value in given.items():
+    choices = {field.name: field.metadata["choices"] for field in dataclasses.fields(cls)}
+    given = {}
+    for name, value in values.items():
         if typing.get_origin(kinds[name]) is tuple:
-            given[name] = tuple(line for line in map(str.strip, value.splitlines()) if line)
+            value = tuple(line for line in map(str.strip, value.splitlines()) if line)
+            if value:
+                given[name] = value
+        elif not (choices[name] and value == AUTO):
+            given[name] = value
     return given

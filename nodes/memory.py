@@ -47,16 +47,25 @@ class ManagedModel:
         """The model on its device; afterwards it rests again."""
         import comfy.model_management as management
 
-        # Weights moved in inference mode, in which nodes run, could never be trained.
-        with torch.inference_mode(False):
-            management.load_models_gpu([self._patcher])
-            # With little memory it leaves layers behind, which only its own modules fetch.
-            self._patcher.model.to(self.device)
         try:
+            # Weights moved in inference mode, in which nodes run, could never be trained.
+            with torch.inference_mode(False):
+                management.load_models_gpu([self._patcher])
+                # With little memory it leaves layers behind, which only its own modules fetch.
+                self._patcher.model.to(self.device)
             yield
         finally:
             with torch.inference_mode(False):
-                self._patcher.detach()
+                self._rest()
+
+    def _rest(self) -> None:
+        import comfy.model_management as management
+
+        if hasattr(self._patcher, "detach"):
+            self._patcher.detach()
+        else:  # ComfyUI before December 2024 takes what is in its list for loaded: off the list
+            management.unload_model_clones(self._patcher)
+            self._patcher.unpatch_model(self._patcher.offload_device)
 
 
 class LoadedPolicy:
@@ -64,7 +73,7 @@ class LoadedPolicy:
 
     def __init__(self, adapter: Any, device: str = DEVICES[0]):
         self.adapter = adapter
-        self._device = device
+        self.device = device
         self._managed: tuple[torch.nn.Module, ManagedModel] | None = None
 
     @contextlib.contextmanager
@@ -72,7 +81,7 @@ class LoadedPolicy:
         """The adapter, its model on its device."""
         decoder = self.adapter.policy.decoder
         if self._managed is None or self._managed[0] is not decoder:
-            self._managed = (decoder, ManagedModel(decoder, self._device))
+            self._managed = (decoder, ManagedModel(decoder, self.device))
         with self._managed[1].loaded():
             yield self.adapter
 

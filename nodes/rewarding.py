@@ -126,8 +126,12 @@ class AestheticReward:
         from ..promptadapt_core.contact_sheet import contact_sheet
         from ..promptadapt_core.picture_rewards import one_for_each, reward_pictures, sheet_cells
         from ..promptadapt_core.reward_settings import RewardSettings
-        from .tensors import as_text, image_of, pictures_of
+        from ..promptadapt_core.settings import SettingsError
+        from .memory import interruptible
+        from .tensors import as_text, batch_of, frames_of, image_of, pictures_of
 
+        if top_k[0] < 1:  # linked: ComfyUI checks only what is typed
+            raise SettingsError("top_k", f"expected 1 or more, got {top_k[0]}")
         pictures, counts = pictures_of(images, "images")
         baselines, _ = pictures_of(baseline_images or [], "baseline_images")
         prompts = one_for_each(adapted_prompts or [""], counts, "adapted_prompts")
@@ -135,20 +139,22 @@ class AestheticReward:
         settings = RewardSettings(
             aesthetic_weight=aesthetic_weight[0], relevance_weight=relevance_weight[0]
         )
-        with reward_models[0].loaded() as scorer:
-            found = reward_pictures(scorer, user_inputs, pictures, baselines, settings)
-        ordered = [pictures[i] for i in found.order]
+        with interruptible() as should_stop, reward_models[0].loaded() as scorer:
+            found = reward_pictures(scorer, user_inputs, pictures, baselines, settings, should_stop)
+        frames = frames_of(images)
+        ordered = [frames[i] for i in found.order]
         rows = found.as_json()
         for row, adapted_prompt in zip(rows, prompts, strict=True):
-            row.update({"adapted_prompt": adapted_prompt} if adapted_prompt else {})
+            if adapted_prompt:
+                row["adapted_prompt"] = adapted_prompt
         outputs = (
             found.aesthetic,
             found.relevance,
             found.rewards,
-            image_of(ordered[:1]),
+            batch_of(ordered[:1]),
             prompts[found.order[0]],
-            image_of(ordered),
-            image_of(ordered[: top_k[0]]),
+            batch_of(ordered),
+            batch_of(ordered[: top_k[0]]),
             image_of([contact_sheet(sheet_cells(found, pictures, prompts))]),
             as_text(rows),
         )
@@ -202,26 +208,22 @@ class Compare:
         from ..promptadapt_core.contact_sheet import contact_sheet
         from ..promptadapt_core.picture_rewards import compare_pictures, comparison_cells
         from ..promptadapt_core.reward_settings import RewardSettings
-        from .tensors import as_text, image_of, pictures_of
+        from .memory import interruptible
+        from .tensors import as_text, batch_of, image_of, pictures_of
 
         first, _ = pictures_of([image_a], "image_a")
         second, _ = pictures_of([image_b], "image_b")
         settings = RewardSettings(
             aesthetic_weight=aesthetic_weight, relevance_weight=relevance_weight
         )
-        with reward_models.loaded() as scorer:
-            found = compare_pictures(scorer, user_input, first, second, settings)
+        with interruptible() as should_stop, reward_models.loaded() as scorer:
+            found = compare_pictures(scorer, user_input, first, second, settings, should_stop)
         cells = comparison_cells(found, first, second, (label_a, label_b))
-        better = [
-            pair[is_b]
-            for pair, is_b in zip(zip(first, second, strict=True), found.b_is_better, strict=True)
-        ]
+        better = [(image_a, image_b)[is_b][i] for i, is_b in enumerate(found.b_is_better)]
         outputs = (
             image_of([contact_sheet(cells, 2)]),
-            image_of(better),
+            batch_of(better),
             found.difference,
             as_text(found.as_json()),
         )
-        name = "B" if found.difference > 0 else "A"
-        text = f"{name} is better by {abs(found.difference):.2f}"
-        return {"ui": {"text": [text]}, "result": outputs}
+        return {"ui": {"text": [found.verdict()]}, "result": outputs}

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from ..promptadapt_core.pixels import floats_of, pixels_of
-from ..promptadapt_core.settings import SettingsError
 
 
 def pictures_of(batches: Sequence[Any], name: str) -> tuple[list[np.ndarray], list[int]]:
@@ -23,12 +23,39 @@ def pictures_of(batches: Sequence[Any], name: str) -> tuple[list[np.ndarray], li
     return pictures, counts
 
 
-def image_of(pictures: Sequence[np.ndarray], name: str = "images") -> torch.Tensor:
-    """One IMAGE of pictures of one size."""
-    sizes = sorted({picture.shape[:2] for picture in pictures})
-    if len(sizes) > 1:
-        told = ", ".join(f"{width}x{height}" for height, width in sizes[:3])
-        raise SettingsError(name, f"expected pictures of one size, got {told}")
+def frames_of(batches: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Every picture (H, W, C) of a list of IMAGEs, as it came."""
+    return [frame for batch in batches for frame in batch]
+
+
+def batch_of(frames: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One IMAGE. What has another size than the first is scaled and cut to it, as ComfyUI's own
+    nodes do; alpha goes where not all have it, grey becomes RGB."""
+    channels = {frame.shape[-1] for frame in frames}
+    if channels not in ({3}, {4}):
+        frames = [frame[..., :3].expand(-1, -1, 3) for frame in frames]
+    height, width = frames[0].shape[:2]
+    return torch.stack([_fitted(frame, height, width) for frame in frames])
+
+
+def _fitted(frame: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The middle of a picture (H, W, C), as much of it as the size can show."""
+    if frame.shape[:2] == (height, width):
+        return frame
+    scale = max(height / frame.shape[0], width / frame.shape[1])
+    rows, columns = (
+        max(wanted, round(scale * had))
+        for wanted, had in zip((height, width), frame.shape, strict=False)
+    )
+    scaled = functional.interpolate(
+        frame.movedim(-1, 0)[None].float(), size=(rows, columns), mode="bilinear", antialias=True
+    )[0].movedim(0, -1)
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return scaled[top : top + height, left : left + width].to(frame.dtype)
+
+
+def image_of(pictures: Sequence[np.ndarray]) -> torch.Tensor:
+    """An IMAGE of pictures (H, W, 3) uint8 of one size."""
     return torch.from_numpy(floats_of(np.stack(pictures)))
 
 

@@ -16,6 +16,7 @@ GAP, FRAME = 12, 4  # pixels between cells; of the line around the best picture
 TEXT_SIZE, LINE = 14, 18  # of the font, and from one line to the next
 MOST_TEXT_LINES = 5
 SMALLEST_CELL, LARGEST_CELL = 192, 512  # longer side of a picture on the sheet, in pixels
+WIDEST = 8 * (LARGEST_CELL + 2 * FRAME + GAP)  # of more columns each is narrower
 PAPER, INK, GREY, BEST = (250, 250, 250), (25, 25, 25), (105, 105, 105), (24, 122, 62)
 
 
@@ -41,7 +42,8 @@ def contact_sheet(cells: Sequence[Cell], num_columns: int = 0) -> np.ndarray:
     columns = num_columns or math.ceil(math.sqrt(len(cells)))
     columns = min(columns, len(cells))
     side = max(max(cell.picture.shape[:2]) for cell in cells)
-    side = min(max(side, SMALLEST_CELL), LARGEST_CELL)
+    side = min(max(side, SMALLEST_CELL), LARGEST_CELL, WIDEST // columns - 2 * FRAME - GAP)
+    side = max(side, 1)
     width = side + 2 * FRAME
     lines = [_lines(cell, width) for cell in cells]
     rows = [
@@ -64,7 +66,7 @@ def _draw(
     place: tuple[int, int],
     side: int,
 ) -> None:
-    draw, font = ImageDraw.Draw(paper), _font()
+    draw, font = ImageDraw.Draw(paper), text_font()
     left, top = place
     picture = _fitted(cell.picture, side)
     x = left + FRAME + (side - picture.width) // 2
@@ -87,7 +89,7 @@ def _fitted(pixels: np.ndarray, side: int) -> Image.Image:
     return picture if size == picture.size else picture.resize(size, Image.LANCZOS)
 
 
-def _font() -> ImageFont.ImageFont:
+def text_font() -> ImageFont.ImageFont:
     try:
         return ImageFont.load_default(TEXT_SIZE)
     except (TypeError, ImportError, OSError):  # Pillow before 10.1, or built without FreeType
@@ -96,7 +98,7 @@ def _font() -> ImageFont.ImageFont:
 
 def _lines(cell: Cell, width: int) -> list[tuple[str, bool]]:
     """(line, whether it is of the heads). What does not fit ends in dots."""
-    font = _font()
+    font = text_font()
     lines = [(_cut(_plain(head), width, font), True) for head in cell.heads]
     words = _plain(cell.text).split()
     texts: list[str] = []
@@ -114,7 +116,7 @@ def _lines(cell: Cell, width: int) -> list[tuple[str, bool]]:
 def _cut(line: str, width: int, font: ImageFont.ImageFont) -> str:
     if font.getlength(line) <= width:
         return line
-    kept = line.removesuffix("...")
+    kept = line.removesuffix("...")[:width]  # no letter is narrower than a pixel
     while kept and font.getlength(kept + "...") > width:
         kept = kept[:-1]
     return kept.rstrip() + "..."

@@ -70,13 +70,20 @@ def _scorers(model_folders: Sequence[Path]) -> dict[str, Path]:
         found[LAB_SCORER] = LAB_SCORER_FOLDER
     for root in model_folders:
         try:
-            folders = sorted(path for path in root.iterdir() if (path / SCORER_FILE).is_file())
+            folders = sorted(root.iterdir())
         except OSError:  # not there, or not ours to read
             continue
         for folder in folders:
-            if root.resolve() in folder.resolve().parents:
+            if _is_scorer(folder, root):
                 found.setdefault(folder.name, folder)
     return found
+
+
+def _is_scorer(folder: Path, root: Path) -> bool:
+    try:
+        return (folder / SCORER_FILE).is_file() and root.resolve() in folder.resolve().parents
+    except OSError:  # a folder that we may not look into
+        return False
 
 
 def _gone(kind: str, name: str, names: Sequence[str]) -> str:

@@ -21,8 +21,6 @@ from dataclasses import dataclass
 
 import torch
 
-from .settings import SettingsError
-
 ROUNDING_UNITS = 16  # a spread below this many float steps of the values is rounding, not signal
 MAX_KL_ERROR = 0.2  # Ziegler et al. 2019, section 2.2
 
@@ -235,49 +233,19 @@ def gae(
     return advantages, advantages + values
 
 
-def _in_groups(
-    rewards: torch.Tensor, group_size: int, kept: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """rewards and kept as (B / group_size, group_size)."""
-    if group_size < 2:
-        raise SettingsError("group_size", f"expected 2 or more to compare, got {group_size}")
-    if len(rewards) % group_size:
-        raise SettingsError(
-            "group_size", f"expected whole groups of {group_size}, got {len(rewards)} rewards"
-        )
-    if kept is None:
-        kept = torch.ones_like(rewards, dtype=torch.bool)
-    return rewards.reshape(-1, group_size), kept.reshape(-1, group_size)
-
-
 @torch.no_grad()
-def group_advantages(
-    rewards: torch.Tensor, group_size: int, kept: torch.Tensor | None = None
-) -> torch.Tensor:
-    """(B,): (reward - mean of its group) / std of its group; 0 in a group of equal rewards.
+def group_advantages(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """(B,): (reward - mean of its group) / std of its group; 0 in a group of equal rewards or of
+    one.
 
-    rewards: (B,), the candidates of one user input side by side. kept: (B,) bool, False for a
-    candidate that was dropped; it counts in no mean and gets 0. The std divides by the number.
-    Raises SettingsError unless group_size is 2 or more and divides B.
+    rewards: (B,). groups: (B,) int64, the same number for candidates of one user input and the
+    same image seeds. The std divides by the number.
     Source: GRPO (Shao et al., arXiv 2402.03300, section 4.1.2).
     """
-    deviations, _, variance = _statistics(*_in_groups(rewards, group_size, kept))
-    return _divided_by_std(deviations, variance).reshape(-1)
-
-
-@torch.no_grad()
-def rloo_advantages(
-    rewards: torch.Tensor, group_size: int, kept: torch.Tensor | None = None
-) -> torch.Tensor:
-    """(B,) reward units: reward - mean of the OTHERS in its group. Arguments and errors as in
-    group_advantages; the only one kept of its group gets 0.
-
-    Source: RLOO (Ahmadian et al., arXiv 2402.14740, section 2.2).
-    """
-    rewards, kept = _in_groups(rewards, group_size, kept)
-    deviations = _statistics(rewards, kept)[0]
-    number = kept.sum(-1, keepdim=True)  # r - (n * mean - r) / (n - 1) = (r - mean) * n / (n - 1)
-    return (deviations * number / (number - 1).clamp(min=1)).reshape(-1)
+    numbers, groups = groups.unique(return_inverse=True)
+    member = groups == torch.arange(len(numbers), device=groups.device)[:, None]  # (G, B)
+    deviations, _, variance = _statistics(rewards.expand(member.shape), member)
+    return _divided_by_std(deviations, variance).sum(0).to(_precise(rewards).dtype)
 
 
 @torch.no_grad()
@@ -285,8 +253,8 @@ def less_the_others(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor
     """(B,) reward units: reward - mean of the OTHERS of its group; 0 for the only one of a group,
     and exactly 0 where all of a group are alike: whitening would blow up what rounding leaves.
 
-    rewards: (B,). groups: (B,) int64, the same number for candidates of one user input and the
-    same image seeds. rloo_advantages for groups of any size in any order.
+    rewards, groups: (B,), as in group_advantages.
+    Source: RLOO (Ahmadian et al., arXiv 2402.14740, section 2.2).
     """
     _, groups = groups.unique(return_inverse=True)
     zeros = rewards.new_zeros(int(groups.max()) + 1)

@@ -9,7 +9,7 @@ With pictures of the plain user input as baselines the aesthetic of each is take
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,11 +17,13 @@ import numpy as np
 import torch
 
 from .contact_sheet import Cell
+from .decoding import Stopped
 from .reward_settings import RewardSettings
 from .scorers import Scorer, Scores
 from .settings import SettingsError
 
 Item = TypeVar("Item")
+PICTURES_AT_ONCE = 8  # between two questions whether to stop; a large CLIP takes seconds for them
 
 
 @dataclass(frozen=True)
@@ -63,17 +65,19 @@ def reward_pictures(
     pictures: Sequence[np.ndarray],
     baselines: Sequence[np.ndarray] = (),
     settings: RewardSettings | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> PictureRewards:
     """Score N pictures, each (H, W, 3) uint8, against the user input of its row.
 
     baselines: pictures of the plain user input with the seeds of the first, second, ... picture;
     fewer than N serve in turn. Of the settings only aesthetic_weight and relevance_weight count.
-    Raises SettingsError for numbers that do not fit, and for scores that are not finite.
+    Raises SettingsError for numbers that do not fit and for scores that are not finite,
+    decoding.Stopped once `should_stop()` is true.
     """
     settings = settings or RewardSettings()
     if not pictures:
         raise SettingsError("images", "expected one or more pictures, got none")
-    scores = _score(scorer, user_inputs, pictures)
+    scores = _score(scorer, user_inputs, pictures, should_stop)
     aesthetic, relevance = scores.aesthetic.double().tolist(), scores.relevance.double().tolist()
     gains = None
     if baselines:
@@ -84,7 +88,8 @@ def reward_pictures(
                 "expected one for all, or one for each seed",
             )
         turns = range(len(baselines))
-        plain = _score(scorer, [user_inputs[i] for i in turns], baselines).aesthetic.double()
+        texts = [user_inputs[i] for i in turns]
+        plain = _score(scorer, texts, baselines, should_stop).aesthetic.double()
         gains = [own - float(plain[i % len(plain)]) for i, own in enumerate(aesthetic)]
     rewards = [
         settings.aesthetic_weight * value
@@ -141,13 +146,19 @@ def sheet_cells(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of N pairs of pictures, A and B, each. b_is_better: where the reward of B is higher.
-    difference: reward of B minus reward of A, mean over the pairs."""
+    """Of N pairs of pictures, A and B, each. b_is_better: where the reward of B is higher; equals
+    count for A. difference: reward of B minus reward of A, mean over the pairs."""
 
     a: PictureRewards
     b: PictureRewards
     b_is_better: list[bool]
     difference: float
+
+    def verdict(self) -> str:
+        """In one line."""
+        if abs(self.difference) < 0.005:
+            return "A and B score the same"
+        return f"{'B' if self.difference > 0 else 'A'} is better by {abs(self.difference):.2f}"
 
     def as_json(self) -> list[dict[str, Any]]:
         """One object for each pair."""
@@ -174,13 +185,17 @@ def compare_pictures(
     first: Sequence[np.ndarray],
     second: Sequence[np.ndarray],
     settings: RewardSettings | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Comparison:
-    """Score pictures A and B pair by pair. SettingsError where their numbers differ."""
+    """Score pictures A and B pair by pair. SettingsError where their numbers differ; otherwise as
+    reward_pictures."""
     if len(first) != len(second):
         reason = f"expected as many as image_a ({len(first)}), got {len(second)}"
         raise SettingsError("image_b", reason)
     a, b = (
-        reward_pictures(scorer, [user_input] * len(side), side, settings=settings)
+        reward_pictures(
+            scorer, [user_input] * len(side), side, settings=settings, should_stop=should_stop
+        )
         for side in (first, second)
     )
     differences = [right - left for left, right in zip(a.rewards, b.rewards, strict=True)]
@@ -207,16 +222,25 @@ def comparison_cells(
     return cells
 
 
-def _score(scorer: Scorer, user_inputs: Sequence[str], pictures: Sequence[np.ndarray]) -> Scores:
+def _score(
+    scorer: Scorer,
+    user_inputs: Sequence[str],
+    pictures: Sequence[np.ndarray],
+    should_stop: Callable[[], bool] | None,
+) -> Scores:
     """Scores of pictures of any sizes, those of one size together."""
     if len(user_inputs) != len(pictures):
         reason = f"expected one for each of {len(pictures)} pictures, got {len(user_inputs)}"
         raise SettingsError("user_input", reason)
     found = torch.zeros(2, len(pictures))
     for shape in dict.fromkeys(picture.shape for picture in pictures):
-        places = [i for i, picture in enumerate(pictures) if picture.shape == shape]
-        stack = np.stack([pictures[i] for i in places])
-        found[:, places] = torch.stack(scorer.score([user_inputs[i] for i in places], stack))
+        alike = [i for i, picture in enumerate(pictures) if picture.shape == shape]
+        for start in range(0, len(alike), PICTURES_AT_ONCE):
+            if should_stop is not None and should_stop():
+                raise Stopped
+            places = alike[start : start + PICTURES_AT_ONCE]
+            stack = np.stack([pictures[i] for i in places])
+            found[:, places] = torch.stack(scorer.score([user_inputs[i] for i in places], stack))
     for i in torch.nonzero(~found.isfinite().all(dim=0)).flatten().tolist():
         raise SettingsError("images", f"picture {i + 1} has scores that are not numbers (NaN)")
     return Scores(*found)

@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from .lora import WEIGHTS_NAME as LORA_WEIGHTS
+from .lora import is_lora, read_base
 from .manifest import read_manifest
 from .settings import SettingsError
 
@@ -79,15 +81,21 @@ def _policies_in(root: Path, source: str) -> list[PolicyInfo]:
     found = []
     for folder in _folders_in(root):
         try:
-            if not _is_inside(folder, root) or not (folder / "config.json").is_file():
+            if not _is_inside(folder, root):
                 continue
-            files = weight_files(folder)
-            manifest = read_manifest(folder)
+            if is_lora(folder):
+                files = [folder / LORA_WEIGHTS]
+                description = f"LoRA of {read_base(folder).name}"
+            elif (folder / "config.json").is_file():
+                files = weight_files(folder)
+                manifest = read_manifest(folder)
+                description = manifest.description if manifest else ""
+            else:
+                continue
             size = sum(path.stat().st_size for path in files)
         except (SettingsError, OSError):
             continue
         if files:
-            description = manifest.description if manifest else ""
             found.append(PolicyInfo(folder.name, folder, description, size, source))
     return found
 

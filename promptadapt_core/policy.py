@@ -6,6 +6,8 @@ they are first asked for, so that a fresh process pays for them only if it uses 
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,16 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import checkpoints, tokenizing
+from . import checkpoints, lora, tokenizing
 from .manifest import MANIFEST_NAME, PROMPTIST, Manifest, read_manifest, write_manifest
 from .plain_gpt2 import PlainGpt2, is_plain_config
-from .policies import (
-    DEFAULT_POLICY,
-    PolicyInfo,
-    find_policies,
-    resolve_policy,
-    weight_files,
-)
+from .policies import DEFAULT_POLICY, PolicyInfo, find_policies, resolve_policy, weight_files
 from .settings import SettingsError
 from .tokenizing import train_tokenizer
 
@@ -95,6 +91,8 @@ class Policy:
         """
         folder = Path(folder)
         _check_device(device)
+        if lora.is_lora(folder):
+            return _load_lora(folder, device, dtype)
         config = checkpoints.read_config(folder)
         manifest = read_manifest(folder)
         if not checkpoints.is_plain_gpt2(config):
@@ -168,6 +166,14 @@ class Policy:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out."""
         return self.backend.decode(list(ids), skip_special_tokens=True)
+
+    def clone(self, model: PreTrainedModel | None = None) -> Policy:
+        """A policy that shares no weights with this one; of a copy of `model` where it is given."""
+        if model is None and self._weights is not None:
+            weights = {name: tensor.clone() for name, tensor in self._weights.items()}
+            return Policy(self.manifest, self.config, weights=weights, backend=self.backend)
+        model = copy.deepcopy(self.model if model is None else model)
+        return Policy(self.manifest, self.config, model=model, tokenizer=self.tokenizer)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> Path:
         """Write a folder that Policy.load reads: weights, config, tokenizer, manifest."""
@@ -259,6 +265,18 @@ def _fill_old_buffers(model: torch.nn.Module, device: torch.device) -> None:
                 module._buffers[name] = torch.tensor(-1e4, dtype=buffer.dtype, device=device)
             else:
                 raise SettingsError("policy", f"this transformers has an unknown buffer {name}")
+
+
+def _load_lora(folder: Path, device: str | torch.device, dtype: torch.dtype) -> Policy:
+    """The policy that the LoRA matrices in the folder belong to, with them. It is a bundled one or
+    lies beside the folder."""
+    base = lora.read_base(folder)
+    policy = Policy.load(resolve_policy(base.name, folder.parent, allow_folders=False))
+    if policy.identity != base.identity:
+        raise SettingsError("policy", f"{folder} belongs to another {base.name} than is here")
+    manifest = dataclasses.replace(policy.manifest, name=folder.name)
+    model = lora.merged(policy.model, folder).to(device, dtype)
+    return Policy(manifest, policy.config, model=model, tokenizer=policy.tokenizer)
 
 
 def _load_any(

@@ -76,7 +76,7 @@ class RewardBatch:
     """Rewards of B candidates, in the order they came.
 
     Of a candidate that failed (`ok` False) every number is 0 and means nothing: leave it out of
-    means, advantages and updates, e.g. by objectives.group_advantages(..., kept=batch.ok).
+    means, advantages and updates.
     Nothing here is ever NaN. All tensors are on the CPU.
     """
 

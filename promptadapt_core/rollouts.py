@@ -113,9 +113,10 @@ class Rollout:
         kept = batch.ok.cpu() & rewards.isfinite()
         terms = {name: values.float().cpu() for name, values in batch.terms.items()}
         whole = replace(self, rewards=rewards, terms=terms)
-        return whole if bool(kept.all()) else whole._rows(kept)
+        return whole if bool(kept.all()) else whole.kept(kept)
 
-    def _rows(self, kept: torch.Tensor) -> Rollout:
+    def kept(self, kept: torch.Tensor) -> Rollout:
+        """Without the rows where kept (B,) bool is False."""
         places = kept.nonzero().squeeze(1)
         parts: dict[str, Any] = {}
         for name, value in vars(self).items():
@@ -279,12 +280,13 @@ def estimated(
     *,
     policy_model: Any,
     ref_model: Any,
-    values: ValueFunction,
+    values: ValueFunction | None,
     temperature: float,
     device: torch.device | str = "cpu",
     whole_logits: bool = False,
 ) -> Rollout:
-    """With old_logprobs, ref_logprobs and values. micro_batches: rows, each row in one of them."""
+    """With old_logprobs, ref_logprobs and values, 0 without a value function. micro_batches: rows,
+    each row in one of them."""
     made = [torch.zeros(rollout.completion_mask.shape) for _ in range(3)]
     for rows in micro_batches:
         batch = token_batch(rollout, rows, device)
@@ -295,7 +297,8 @@ def estimated(
             for model in (policy_model, ref_model)
         )
         width = batch.completion_mask.shape[1]
-        for whole, part in zip(made, (old, ref, values(batch)), strict=True):
+        estimates = torch.zeros_like(old) if values is None else values(batch)
+        for whole, part in zip(made, (old, ref, estimates), strict=True):
             part = part.float().masked_fill(~batch.completion_mask, 0.0)
             whole[list(rows), :width] = part.cpu()
     old_logprobs, ref_logprobs, made_values = made

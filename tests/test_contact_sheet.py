@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -68,10 +70,22 @@ def test_text_is_broken_at_words_and_cut_at_the_end() -> None:
     assert len(lines) == sheets.MOST_TEXT_LINES
     assert lines[0][0].startswith("word0 word1")
     assert lines[-1][0].endswith("...")
-    font = sheets._font()
+    font = sheets.text_font()
     assert all(font.getlength(line) <= 200 for line, _ in lines)
     long_word = sheets._lines(Cell(filled(RED), text="x" * 500), 200)
     assert long_word[0][0].endswith("x...")
+
+
+def test_a_text_of_any_length_takes_no_time() -> None:
+    started = time.process_time()
+    contact_sheet([Cell(filled(RED), ("y" * 100_000,), "x" * 100_000)])
+    assert time.process_time() - started < 2.0
+
+
+def test_many_pictures_make_no_giant() -> None:
+    assert contact_sheet([Cell(filled(RED, 600, 600))] * 64).shape[1] == sheets.WIDEST + sheets.GAP
+    assert contact_sheet([Cell(filled(RED, 600, 600))] * 65).shape[1] <= sheets.WIDEST + sheets.GAP
+    assert max(contact_sheet([Cell(filled(RED, 9, 9), ("a", "b"))] * 1000).shape) < 8000
 
 
 def test_what_the_font_lacks_becomes_a_question_mark() -> None:

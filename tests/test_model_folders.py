@@ -52,6 +52,21 @@ def test_scorers_are_folders_with_a_description(folder: Path) -> None:
     assert caught.value.name == "scorer"
 
 
+def test_a_folder_that_may_not_be_read_hides_no_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_file = Path.is_file
+
+    def guarded(path: Path) -> bool:
+        if path.parent.name == "other":  # as before Python 3.14 where a folder is not ours
+            raise PermissionError(path)
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", guarded)
+    assert model_folders.scorer_names([folder]) == ["lab", "ViT"]
+    assert "mine" in model_folders.policy_names([folder])
+
+
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
 def test_a_link_out_of_the_folder_is_not_offered(folder: Path) -> None:
     inside = folder / "inside"

@@ -213,6 +213,8 @@ def test_settings_become_widgets_and_back(pack: ModuleType) -> None:
     assert made["on"] == ("BOOLEAN", {"default": True, "tooltip": "a switch"})
     given = module.settings_from(Example, {"words": " a b \n\n c", "name": "auto", "share": 0.1})
     assert given == {"words": ("a b", "c"), "share": 0.1}
+    assert module.settings_from(Example, {"words": "auto"}) == {"words": ("auto",)}, "a word too"
+    assert module.settings_from(Example, {"words": " \n"}) == {}, "left to the policy"
     choices, options = module.with_auto(made["name"], "what comes")
     assert choices == ["auto", "x", "y"]
     assert options == {"default": "auto", "tooltip": "auto: what comes; a name"}
@@ -224,6 +226,7 @@ def test_settings_become_widgets_and_back(pack: ModuleType) -> None:
         ({"user_input": "a cat"}, None),
         ({"user_input": None}, None),  # linked: not known yet
         ({"user_input": " ", "bypass": True}, None),
+        ({"user_input": " ", "bypass": None}, None),  # linked: perhaps bypassed
         ({"user_input": " \n"}, "user_input: expected some words"),
         ({"user_input": "a cat", "keep": "dog"}, "keep: the user input does not hold"),
         ({"user_input": "a cat", "keep": "cat\n\na"}, None),
@@ -234,7 +237,8 @@ def test_settings_become_widgets_and_back(pack: ModuleType) -> None:
 def test_bad_texts_are_refused_in_one_sentence(
     pack: ModuleType, given: dict[str, Any], words: str | None
 ) -> None:
-    answer = pack.NODE_CLASS_MAPPINGS["PromptAdaptAdapt"].VALIDATE_INPUTS(**given)
+    node = pack.NODE_CLASS_MAPPINGS["PromptAdaptAdapt"]
+    answer = node.VALIDATE_INPUTS(**{"bypass": False, **given})
     if words is None:
         assert answer is True
     else:
@@ -305,7 +309,8 @@ def test_every_node_has_its_help_in_both_languages(pack: ModuleType) -> None:
         english = (docs / f"{node_id}.md").read_text("utf-8")
         chinese = (docs / node_id / "zh.md").read_text("utf-8")
         assert english.startswith(f"# {pack.NODE_DISPLAY_NAME_MAPPINGS[node_id]}\n")
-        for name in node.RETURN_NAMES:
+        types = node.INPUT_TYPES()
+        for name in (*types["required"], *types.get("optional", {}), *node.RETURN_NAMES):
             assert f"`{name}`" in english, f"{node_id}: {name}"
             assert f"`{name}`" in chinese, f"{node_id}: {name}"
     pages = {path.stem for path in docs.glob("*.md")}

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptadapt_core import objectives
-from promptadapt_core.settings import SettingsError
 
 F64 = torch.float64
 LOG_2 = 0.693147180559945
@@ -170,20 +169,16 @@ def test_gae_by_hand() -> None:
 
 
 def test_group_advantages_by_hand() -> None:
-    rewards = torch.tensor([1.0, 3.0, 8.0, 2.0, 2.0, 2.0])
+    rewards = torch.tensor([1.0, 2.0, 3.0, 2.0, 8.0, 5.0])
+    groups = torch.tensor([7, 3, 7, 3, 7, 9])  # any numbers, in any order; the last is alone
     # 1 3 8: mean 4, deviations -3 -1 4, variance 26 / 3, std 2.9439202888
-    found = objectives.group_advantages(rewards, 3)
-    assert near(found, [-1.0190493307, -0.3396831102, 1.3587324410, 0, 0, 0], 1e-6)
-    # without the 8: mean 2, std 1
-    kept = torch.tensor([True, True, False, True, True, True])
-    assert near(objectives.group_advantages(rewards, 3, kept), [-1, 1, 0, 0, 0, 0], 1e-6)
+    found = objectives.group_advantages(rewards, groups)
+    assert near(found, [-1.0190493307, 0, -0.3396831102, 0, 1.3587324410, 0], 1e-6)
 
 
-def test_rloo_advantages_by_hand() -> None:
-    rewards = torch.tensor([1.0, 3.0, 8.0, 2.0, 2.0, math.nan])
-    kept = torch.tensor([True, True, True, True, False, False])
-    # 1 - 5.5, 3 - 4.5, 8 - 2; then one alone
-    assert near(objectives.rloo_advantages(rewards, 3, kept), [-4.5, -1.5, 6, 0, 0, 0], 1e-5)
+def test_group_advantages_of_equal_rewards_are_exactly_0() -> None:
+    rewards, groups = torch.tensor([0.1, 0.1, 0.1, 0.7, 0.7, 0.7]), torch.arange(6) // 3
+    assert not objectives.group_advantages(rewards, groups).any()
 
 
 def test_less_the_others_by_hand() -> None:
@@ -197,23 +192,6 @@ def test_less_the_others_of_equal_rewards_is_exactly_0() -> None:
     """0.1 is no binary fraction: the mean of three of them is another number."""
     rewards, groups = torch.tensor([0.1, 0.1, 0.1, 0.7, 0.7, 0.7]), torch.arange(6) // 3
     assert not objectives.less_the_others(rewards, groups).any()
-
-
-def test_less_the_others_is_rloo_where_groups_are_whole() -> None:
-    rewards = torch.randn(12, generator=torch.Generator().manual_seed(3))
-    groups = torch.arange(12) // 4
-    expected = objectives.rloo_advantages(rewards, 4)
-    assert torch.allclose(objectives.less_the_others(rewards, groups), expected, atol=1e-6)
-    order = torch.randperm(12, generator=torch.Generator().manual_seed(4))
-    found = objectives.less_the_others(rewards[order], groups[order])
-    assert torch.allclose(found, expected[order], atol=1e-6)
-
-
-@pytest.mark.parametrize("compare", [objectives.group_advantages, objectives.rloo_advantages])
-@pytest.mark.parametrize("group_size", [1, 4])
-def test_groups_must_be_whole_and_of_two(compare: Callable, group_size: int) -> None:
-    with pytest.raises(SettingsError, match="group_size: expected"):
-        compare(torch.ones(6), group_size)
 
 
 def test_policy_loss_by_hand() -> None:
@@ -416,14 +394,18 @@ def test_at_ratio_1_the_loss_is_minus_the_mean_advantage(made: tuple) -> None:
     assert (gradient.sign() == -batch["advantages"].sign() * mask).all()
 
 
-@few
-@given(batches())
-def test_group_advantages_compare_within_groups_only(made: tuple) -> None:
-    rewards = torch.cat([made[0]["rewards"][:2], made[0]["returns"][0, :1], torch.ones(1)])
-    for compare in (objectives.group_advantages, objectives.rloo_advantages):
-        moved = compare(rewards + torch.tensor([5.0, 5.0, -3.0, -3.0]), 2)
-        assert torch.allclose(compare(rewards, 2), moved, atol=1e-6)
-        assert torch.allclose(moved.reshape(2, 2).sum(-1), torch.zeros(2, dtype=F64), atol=1e-6)
+@pytest.mark.parametrize("compare", [objectives.group_advantages, objectives.less_the_others])
+def test_candidates_are_compared_within_their_group_only(compare: Callable) -> None:
+    """What all of a group have in common changes nothing, nor does the order; sums are 0."""
+    generator = torch.Generator().manual_seed(3)
+    rewards = torch.randn(12, generator=generator, dtype=F64)
+    groups = torch.arange(12) // 4
+    found = compare(rewards, groups)
+    assert torch.allclose(found.reshape(3, 4).sum(-1), torch.zeros(3, dtype=F64), atol=1e-9)
+    luck = torch.tensor([5.0, -3.0, 100.0], dtype=F64)[groups]
+    assert torch.allclose(compare(rewards + luck, groups), found, atol=1e-9)
+    order = torch.randperm(12, generator=generator)
+    assert torch.allclose(compare(rewards[order], groups[order]), found[order], atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -460,8 +442,6 @@ def test_results_stay_on_the_device_and_nothing_is_fetched_from_it() -> None:
     logits, ids = torch.empty(4, 6, 9, device="meta"), torch.zeros(4, 6, device="meta").long()
     other = [
         objectives.entropy(logits), objectives.token_logprobs(logits, ids),
-        objectives.group_advantages(batch["rewards"], 2),
-        objectives.rloo_advantages(batch["rewards"], 2),
         *objectives.dpo_loss(*[batch["rewards"]] * 4, beta=0.1, num_pairs=4),
     ]  # fmt: skip
     assert all(part.is_meta for part in [*other, *(one for kind in found.values() for one in kind)])

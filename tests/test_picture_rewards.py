@@ -8,7 +8,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("open_clip")
 
+from promptadapt_core.decoding import Stopped  # noqa: E402
 from promptadapt_core.picture_rewards import (  # noqa: E402
+    PICTURES_AT_ONCE,
     compare_pictures,
     comparison_cells,
     one_for_each,
@@ -79,6 +81,16 @@ def test_pictures_of_one_size_are_scored_together() -> None:
     assert reader.calls == [(["a", "c"], (2, 2, 2, 3)), (["b"], (1, 1, 1, 3))]
 
 
+def test_between_pictures_it_may_be_stopped() -> None:
+    reader = Reader()
+    answers = iter([False, False, True])
+    with pytest.raises(Stopped):
+        reward_pictures(reader, ["a"] * 30, [picture(1)] * 30, should_stop=lambda: next(answers))
+    assert [shape[0] for _, shape in reader.calls] == [PICTURES_AT_ONCE] * 2
+    with pytest.raises(Stopped):
+        compare_pictures(reader, "a", [picture(1)], [picture(2)], should_stop=lambda: True)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(SettingsError, match="got none"):
         reward_pictures(Reader(), [], [])
@@ -122,5 +134,8 @@ def test_two_pictures_are_compared_in_pairs() -> None:
     assert [cell.text for cell in cells] == ["plain", "adapted"] * 2
     assert [cell.best for cell in cells] == [False, True, True, False]
     assert cells[1].heads[0] == "B  reward 7.00"
+    assert compared.verdict() == "B is better by 0.50"
+    assert compare_pictures(Reader(), "a", second, first).verdict() == "A is better by 0.50"
+    assert compare_pictures(Reader(), "a", first, first).verdict() == "A and B score the same"
     with pytest.raises(SettingsError, match="image_b: expected as many"):
         compare_pictures(Reader(), "a", first, second[:1])

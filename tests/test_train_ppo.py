@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 import torch
 
-from promptadapt_core import runs
+from promptadapt_core import rollouts, runs
 from promptadapt_core.alarms import AlarmSettings
 from promptadapt_core.policy import Policy
 from promptadapt_core.settings import SettingsError
 from promptadapt_core.train import __main__ as command
 from promptadapt_core.train import ppo, ppo_plan, ppo_preparing, ppo_update, samples
 from promptadapt_core.train import user_inputs as reading
+from promptadapt_core.train.advantages import advantages_of, learned_rewards
 from promptadapt_core.train.ppo_metrics import PPO_METRICS
 from promptadapt_core.train.ppo_settings import PpoSettings
 
@@ -226,7 +227,9 @@ def test_the_first_ratio_is_exactly_one(inputs: Path, tmp_path: Path) -> None:
     rollout = experience(made)
     first = ppo_update.minibatches_of(rollout, made.settings, 0, 0)[0]
     nothing = torch.zeros(rollout.completion_mask.shape)
-    row, furthest = ppo_update.gradients(made.learner, rollout, nothing, nothing, first)
+    row, furthest = ppo_update.gradients(
+        made.learner, ppo_update.Lesson(rollout, nothing, nothing, 0.1), first
+    )
     assert furthest == 0.0
     assert row["kl/approx_kl"] == 0.0
     made.learner.optimizer.zero_grad()
@@ -255,7 +258,9 @@ def gradients_of(made: ppo.PpoTrainer, rollout: Any, micro_batches: list[list[in
     shape = rollout.completion_mask.shape
     generator = torch.Generator().manual_seed(4)
     advantages, returns = (torch.randn(shape, generator=generator) for _ in range(2))
-    row, _ = ppo_update.gradients(made.learner, rollout, advantages, returns, micro_batches)
+    row, _ = ppo_update.gradients(
+        made.learner, ppo_update.Lesson(rollout, advantages, returns, 0.1), micro_batches
+    )
     networks = (made.learner.model, made.learner.value_network)
     found = [p.grad.clone() for network in networks for p in network.parameters()]
     made.learner.optimizer.zero_grad()
@@ -300,23 +305,14 @@ def test_padding_takes_no_part_in_the_update(inputs: Path, tmp_path: Path) -> No
         assert torch.equal(one, other)
 
 
-def test_the_update_keeps_the_penalty_and_whitens_real_tokens(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_update_keeps_the_penalty_and_whitens_real_tokens(inputs: Path, tmp_path: Path) -> None:
     """Defects 2 and 3 in the loop: a return from the first token is the reward less the penalty of
     ALL tokens, the last one's too, and padding has no part in the mean and the spread."""
     made = trainer(tiny(inputs, tmp_path / "run", gae_lambda=1.0))
     rollout = experience(made)
     rollout = dataclasses.replace(rollout, ref_logprobs=rollout.old_logprobs - 0.5)
-    mask, passes, seen = rollout.completion_mask, ppo_update._passes, []
-
-    def watched(learner: Any, rollout: Any, *tensors: Any) -> Any:
-        seen.extend(tensors)
-        return passes(learner, rollout, *tensors)
-
-    monkeypatch.setattr(ppo_update, "_passes", watched)
-    ppo_update.update(made.learner, rollout, 0.1, 0)
-    advantages, returns = seen[:2]
+    mask = rollout.completion_mask
+    advantages, returns = advantages_of(rollout, made.settings, 0.1)
     assert not mask.all()
     assert torch.allclose(returns[:, 0], rollout.rewards - 0.1 * 0.5 * mask.sum(-1), atol=1e-5)
     assert advantages[mask].mean().item() == pytest.approx(0.0, abs=1e-5)
@@ -340,12 +336,12 @@ def test_what_an_input_does_to_all_its_candidates_teaches_nothing(
     made = trainer(tiny(inputs, tmp_path / "run", group_baseline=True))
     rollout = experience(made)
     assert len(set(rollout.user_inputs)) == 4
-    found = ppo_update.learned_rewards(rollout, True)
+    found = learned_rewards(rollout, True)
     luck = torch.tensor([float(7 * len(text) + seeds[0]) for text, seeds in
                          zip(rollout.user_inputs, rollout.image_seeds, strict=True)])  # fmt: skip
     lucky = dataclasses.replace(rollout, rewards=rollout.rewards + luck)
-    assert torch.allclose(ppo_update.learned_rewards(lucky, True), found, atol=1e-5)
-    assert torch.equal(ppo_update.learned_rewards(lucky, False), lucky.rewards)
+    assert torch.allclose(learned_rewards(lucky, True), found, atol=1e-5)
+    assert torch.equal(learned_rewards(lucky, False), lucky.rewards)
     pairs = rollout.rewards.reshape(4, 2)
     assert torch.allclose(found.reshape(4, 2), pairs - pairs.flip(1))
 
@@ -765,6 +761,62 @@ def test_a_disk_that_fills_stops_the_run_which_then_goes_on(
     ppo.train_ppo(tiny(inputs, out, resume=True), reward=WordReward())
     assert saved(out) == saved(whole)
     assert rows_of(out) == rows_of(whole)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_algorithms_without_a_value_network_go_on_bit_for_bit(
+    inputs: Path, tmp_path: Path, algorithm: str
+) -> None:
+    whole, out = tmp_path / "whole" / "run", tmp_path / "parts" / "run"
+    ppo.train_ppo(tiny(inputs, whole, algorithm=algorithm), reward=WordReward())
+    ppo.train_ppo(tiny(inputs, out, algorithm=algorithm, num_episodes=8), reward=WordReward())
+    ppo.train_ppo(tiny(inputs, out, algorithm=algorithm, resume=True), reward=WordReward())
+    assert saved(out) == saved(whole)
+    assert rows_of(out) == rows_of(whole)
+    assert not any(name.startswith("value/") for row in rows_of(out) for name in row)
+
+
+def test_an_algorithm_that_compares_needs_groups(inputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="group_size: grpo needs 2 or more"):
+        tiny(inputs, tmp_path / "run", algorithm="grpo", group_size=1)
+
+
+def test_the_kl_of_grpo_is_in_the_loss_and_pulls_to_the_reference(
+    inputs: Path, tmp_path: Path
+) -> None:
+    """With equal rewards nothing but the KL is left: a step lowers it."""
+    made = trainer(tiny(inputs, tmp_path / "run", algorithm="grpo"))
+    rollout = experience(made)
+    rollout = dataclasses.replace(rollout, rewards=torch.ones(len(rollout)))
+    advantages, returns = advantages_of(rollout, made.settings, 0.1)
+    assert not advantages.any()
+    rows = [list(range(len(rollout)))]
+    lesson = ppo_update.Lesson(rollout, advantages, returns, 0.1)
+    ppo_update.gradients(made.learner, lesson, rows)
+    assert not any(p.grad.any() for p in made.learner.model.parameters())  # policy = reference
+    made.learner.optimizer.zero_grad()
+    far = dataclasses.replace(lesson, rollout=dataclasses.replace(
+        rollout, ref_logprobs=rollout.ref_logprobs - 1.0))  # fmt: skip
+    loss, _, logprobs = ppo_update._policy_loss(
+        made.learner, far, rollouts.token_batch(rollout, rows[0]), rows[0], sum(rollout.num_tokens)
+    )
+    # k3 of d = -1: exp(-1) - 1 + 1, at every token
+    assert loss.item() == pytest.approx(0.1 * math.exp(-1), rel=1e-4)
+    (gradient,) = torch.autograd.grad(loss, logprobs)
+    assert (gradient[rollout.completion_mask] > 0).all()
+
+
+def test_rloo_by_hand(inputs: Path, tmp_path: Path) -> None:
+    """Two candidates to a group: the difference of rewards less kl_coef * KL, and its opposite."""
+    made = trainer(tiny(inputs, tmp_path / "run", algorithm="rloo"))
+    rollout = experience(made)
+    rollout = dataclasses.replace(rollout, ref_logprobs=rollout.old_logprobs - 0.5)
+    advantages, _ = advantages_of(rollout, made.settings, 0.1)
+    worth = rollout.rewards - 0.1 * 0.5 * rollout.completion_mask.sum(-1)
+    pairs = worth.reshape(-1, 2)
+    expected = (pairs - pairs.flip(1)).reshape(-1)
+    assert torch.allclose(advantages[:, 0], expected, atol=1e-5)
+    assert not advantages[~rollout.completion_mask].any()
 
 
 def test_the_probe_changes_nothing(inputs: Path, tmp_path: Path) -> None:

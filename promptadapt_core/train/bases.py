@@ -39,12 +39,13 @@ class Trainee:
             for name, parameter in trained.items():
                 parameter.copy_(tensors[name])
 
+    def merged(self) -> Any:
+        """The model; where there are LoRA matrices, a copy into which they are merged."""
+        return self.model if self.lora is None else copy.deepcopy(self.lora).merge_and_unload()
+
     def export(self, folder: Path, dtype: torch.dtype) -> None:
-        """Write a folder that Policy.load reads; LoRA matrices are merged into a copy."""
-        model = self.model
-        if self.lora is not None:
-            model = copy.deepcopy(self.lora).merge_and_unload()
-        policy = self.policy
+        """Write a folder that Policy.load reads; LoRA matrices are merged."""
+        policy, model = self.policy, self.merged()
         Policy(policy.manifest, policy.config, model=model, tokenizer=policy.tokenizer).save(
             folder, dtype=dtype
         )
@@ -87,7 +88,7 @@ def make_trainee(
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     model.tie_weights()
-    lora = _with_lora(model, settings.lora_rank) if settings.lora_rank else None
+    lora = with_lora(model, settings.lora_rank) if settings.lora_rank else None
     if lora is None:
         model.requires_grad_(True)
     model.to(device).train()
@@ -117,8 +118,9 @@ def _check_length(settings: SftSettings, config: dict[str, Any]) -> None:
             )
 
 
-def _with_lora(model: Any, rank: int) -> Any:
-    """Put LoRA matrices (Hu et al. 2021) into every linear layer of the model but its head."""
+def with_lora(model: Any, rank: int) -> Any:
+    """Put LoRA matrices (Hu et al. 2021) into every linear layer of the model but its head. Draws
+    from torch's global generator, which the caller seeds."""
     try:
         import peft
     except ImportError:

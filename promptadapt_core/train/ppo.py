@@ -338,7 +338,7 @@ class PpoTrainer:
         row |= {f"time/{name}_seconds": part for name, part in zip(names, parts, strict=True)}
 
     def _save_state(self) -> None:
-        learner = self.learner
+        learner, value = self.learner, self.learner.value_network
         self.run_folder.save_state(
             {
                 "format": STATE_FORMAT,
@@ -346,7 +346,7 @@ class PpoTrainer:
                 "kl_coef": self.kl.kl_coef,
                 "watch": self.record.watch.state(),
                 "policy": learner.model.state_dict(),
-                "value": learner.value_network.state_dict(),
+                "value": value.state_dict() if value is not None else None,
                 "optimizer": learner.optimizer.state_dict(),
             }
         )
@@ -359,7 +359,8 @@ class PpoTrainer:
             raise SettingsError("resume", "the saved state is of another version of promptadapt")
         try:
             self.learner.model.load_state_dict(state["policy"])
-            self.learner.value_network.load_state_dict(state["value"])
+            if self.learner.value_network is not None:
+                self.learner.value_network.load_state_dict(state["value"])
             self.learner.optimizer.load_state_dict(state["optimizer"])
             self.kl.kl_coef = state["kl_coef"]
             self.record.watch.load_state(state["watch"])

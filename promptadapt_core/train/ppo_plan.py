@@ -13,7 +13,7 @@ from .. import runs
 from ..rollouts import RewardFunction, estimated, sample_rollout
 from ..settings import SettingsError
 from .ppo_preparing import Prepared
-from .ppo_update import gradients
+from .ppo_update import Lesson, gradients
 from .seeds import generator_of
 
 PROBED_CANDIDATES = 32  # sampled, and updated on
@@ -107,7 +107,7 @@ def _probe_policy(prepared: Prepared, should_stop: Callable[[], bool] | None) ->
     )
     sampled = time.monotonic()
     nothing = torch.zeros(rollout.completion_mask.shape)
-    gradients(learner, rollout, nothing, nothing, micro_batches)
+    gradients(learner, Lesson(rollout, nothing, nothing, settings.kl_coef), micro_batches)
     learner.optimizer.zero_grad(set_to_none=True)
     updated = time.monotonic()
     return (sampled - began + settings.num_epochs * (updated - sampled)) / number
@@ -139,8 +139,8 @@ def _memory(prepared: Prepared) -> int:
     learner = prepared.learner
     num_weights = sum(
         parameter.numel()
-        for network in ("policy", "value")
-        for parameter in learner.parameters(network)
+        for network in learner.networks().values()
+        for parameter in network.parameters()
     )
     moments = 0 if learner.optimizer.state else ADAM_BYTES * num_weights
     if learner.device.type == "cuda":

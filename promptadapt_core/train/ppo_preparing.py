@@ -109,7 +109,7 @@ def _networks(policy: Policy, settings: PpoSettings, device: torch.device) -> tu
     if hasattr(model, "set_attn_implementation"):
         model.set_attn_implementation("eager")  # the same kernel with and without gradient
     ref_model = copy.deepcopy(model).requires_grad_(False)
-    value_network = ValueNetwork(model)
+    value_network = ValueNetwork(model) if settings.algorithm == "ppo" else None
     optimizer = make_optimizer(model, value_network, settings, fused_works(device))
     return Learner(model, value_network, optimizer, settings, device, False), ref_model
 

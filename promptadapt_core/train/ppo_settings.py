@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..settings import MAX_SEED, RenderingSettings, SettingsError, setting
+from ..pipeline_settings import PipelineRendering, option_names
+from ..settings import MAX_SEED, SettingsError, setting
 
-PICTURE_SETTINGS = ("num_steps", "guidance_scale", "size")
+# What the identity of the renderer says: options of the pipeline, settings of the pictures.
+PICTURE_SETTINGS = ("num_steps", "guidance_scale", "size", "negative_prompt", "render_precision",
+                    *option_names())  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class PpoSettings(RenderingSettings):
+class PpoSettings(PipelineRendering):
     """Reinforcement learning of a policy by PPO."""
 
     policy: str = setting("", "the SFT policy to start from", metavar="FOLDER|NAME")
@@ -19,8 +22,9 @@ class PpoSettings(RenderingSettings):
     )
     renderer: str = setting(
         "lab",
-        "lab, or the folder of a diffusers pipeline that draws the candidates",
-        metavar="lab|FOLDER",
+        "what draws the candidates: lab, the folder of a diffusers pipeline, a checkpoint of one "
+        ".safetensors file, or with --download a name of the hub",
+        metavar="lab|FOLDER|FILE|NAME",
     )
     scorer: str = setting(
         "lab", "lab, or a folder with scorer.json that scores the pictures", metavar="lab|FOLDER"
@@ -39,6 +43,12 @@ class PpoSettings(RenderingSettings):
         metavar="FOLDER",
     )
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps", metavar="DEVICE")
+    algorithm: str = setting(
+        "ppo",
+        "ppo, with a value network; grpo or rloo, which compare the candidates of a user input and "
+        "need a group_size of 2 or more",
+        choices=("ppo", "grpo", "rloo"),
+    )
     seed: int = setting(0, "of everything that is drawn", low=0, high=MAX_SEED)
     num_episodes: int = setting(12_000, "candidates to sample in the whole run", low=1)
     rollout_size: int = setting(256, "candidates sampled for one iteration", low=1, high=65536)
@@ -120,6 +130,8 @@ class PpoSettings(RenderingSettings):
             raise SettingsError(
                 "group_size", f"expected a divisor of rollout_size ({self.rollout_size})"
             )
+        if self.group_size < 2 and self.algorithm != "ppo":
+            raise SettingsError("group_size", f"{self.algorithm} needs 2 or more")
         if self.group_baseline and self.group_size < 2:
             raise SettingsError("group_baseline", "needs a group_size of 2 or more")
 

@@ -10,38 +10,61 @@ from typing import Any
 import torch
 
 from .. import objectives
-from ..rollouts import Rollout, completion_logits, token_batch
+from ..rollouts import Rollout, TokenBatch, completion_logits, token_batch
 from ..settings import SettingsError
+from .advantages import advantages_of
 from .ppo_settings import PpoSettings
 from .seeds import generator_of
 from .value import ValueNetwork
 
-NETWORKS = ("policy", "value")
-
 
 @dataclass
 class Learner:
-    """The two networks that learn, both in evaluation mode (dropout off), and their optimizer."""
+    """The networks that learn, in evaluation mode (dropout off), and their optimizer.
+    value_network: None for an algorithm that needs none."""
 
     model: Any
-    value_network: ValueNetwork
+    value_network: ValueNetwork | None
     optimizer: torch.optim.AdamW
     settings: PpoSettings
     device: torch.device
     whole_logits: bool
 
-    def parameters(self, network: str) -> list[torch.nn.Parameter]:
-        return list((self.model if network == "policy" else self.value_network).parameters())
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """By the names that metrics have."""
+        both = {"policy": self.model, "value": self.value_network}
+        return {name: network for name, network in both.items() if network is not None}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one iteration's updates learn: a rollout with its estimates, advantages and returns
+    (B, T), and the weight of the KL."""
+
+    rollout: Rollout
+    advantages: torch.Tensor
+    returns: torch.Tensor
+    kl_coef: float
+
+    def rows_of(self, name: str, rows: Sequence[int], batch: TokenBatch) -> torch.Tensor:
+        """(b, T) of `rows`, as wide as their batch and on its device."""
+        whole = getattr(self, name) if name in vars(self) else getattr(self.rollout, name)
+        mask = batch.completion_mask
+        return whole[list(rows), : mask.shape[1]].to(mask.device)
 
 
 def make_optimizer(
-    model: Any, value_network: ValueNetwork, settings: PpoSettings, fused: bool
+    model: Any, value_network: ValueNetwork | None, settings: PpoSettings, fused: bool
 ) -> torch.optim.AdamW:
     """AdamW with the learning rate of each network, and weight decay on matrices."""
     groups = []
     for network, lr in ((model, settings.lr), (value_network, settings.value_lr)):
+        if network is None:
+            continue
         for matrices in (True, False):
-            parameters = [p for p in network.parameters() if (p.dim() >= 2) is matrices]
+            parameters = [
+                p for p in network.parameters() if p.requires_grad and (p.dim() >= 2) is matrices
+            ]
             decay = settings.weight_decay if matrices else 0.0
             groups.append({"params": parameters, "lr": lr, "weight_decay": decay})
     return torch.optim.AdamW(
@@ -79,25 +102,16 @@ def update(learner: Learner, rollout: Rollout, kl_coef: float, iteration: int) -
     rollout: with its estimates, made in the micro-batches of epoch 0. SettingsError("lr", ...)
     before the step of a loss or gradient that is not finite.
     """
-    settings = learner.settings
-    mask = rollout.completion_mask
-    rewards = objectives.token_rewards(
-        learned_rewards(rollout, settings.group_baseline),
-        rollout.old_logprobs,
-        rollout.ref_logprobs,
-        mask,
-        kl_coef,
-    )
-    advantages, returns = objectives.gae(
-        rewards, rollout.values, mask, settings.gamma, settings.gae_lambda
-    )
-    whitened = objectives.masked_whiten(advantages, mask)
-    found = _passes(learner, rollout, whitened, returns, iteration)
+    lesson = Lesson(rollout, *advantages_of(rollout, learner.settings, kl_coef), kl_coef)
+    found = _passes(learner, lesson, iteration)
     num_updates = sum(row.pop("policy/stepped") for row in found)
     means = {name: sum(row[name] for row in found) / len(found) for name in found[0]}
+    means["policy/num_updates"] = float(num_updates)
+    if learner.value_network is None:
+        return means
+    mask, returns = rollout.completion_mask, lesson.returns
     return {
         **means,
-        "policy/num_updates": float(num_updates),
         "value/mean": objectives.masked_mean(rollout.values, mask).item(),
         "value/returns": objectives.masked_mean(returns, mask).item(),
         "value/explained_variance": objectives.explained_variance(
@@ -106,39 +120,17 @@ def update(learner: Learner, rollout: Rollout, kl_coef: float, iteration: int) -
     }
 
 
-def learned_rewards(rollout: Rollout, group_baseline: bool) -> torch.Tensor:
-    """(B,) reward units: what the advantages are made of. With group_baseline each reward less the
-    mean of the others of the same user input and image seeds.
-
-    That mean does not depend on the candidate itself, so the gradient's expectation stays the same
-    (RLOO: Ahmadian et al., arXiv 2402.14740, section 2.2); what the seeds and the user input do to
-    all its candidates is gone before the value network has to know it.
-    """
-    if not group_baseline:
-        return rollout.rewards
-    numbers: dict[tuple[str, tuple[int, ...]], int] = {}
-    keys = zip(rollout.user_inputs, map(tuple, rollout.image_seeds), strict=True)
-    groups = torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
-    return objectives.less_the_others(rollout.rewards, groups)
-
-
-def _passes(
-    learner: Learner,
-    rollout: Rollout,
-    advantages: torch.Tensor,
-    returns: torch.Tensor,
-    iteration: int,
-) -> list[dict[str, float]]:
+def _passes(learner: Learner, lesson: Lesson, iteration: int) -> list[dict[str, float]]:
     """One row of metrics for every minibatch that was computed."""
     settings, found = learner.settings, []
     for epoch in range(settings.num_epochs):
-        for micro_batches in minibatches_of(rollout, settings, iteration, epoch):
-            row, furthest = gradients(learner, rollout, advantages, returns, micro_batches)
+        for micro_batches in minibatches_of(lesson.rollout, settings, iteration, epoch):
+            row, furthest = gradients(learner, lesson, micro_batches)
             if not found:
                 check_first_ratio(furthest, learner.device)
-            for network in NETWORKS:
-                row[f"{network}/grad_norm"] = torch.nn.utils.clip_grad_norm_(
-                    learner.parameters(network), settings.max_grad_norm or math.inf
+            for name, network in learner.networks().items():
+                row[f"{name}/grad_norm"] = torch.nn.utils.clip_grad_norm_(
+                    network.parameters(), settings.max_grad_norm or math.inf
                 ).item()
             _check_finite(row, iteration)
             far = 0 < settings.max_approx_kl < row["kl/approx_kl"]
@@ -152,52 +144,79 @@ def _passes(
 
 
 def gradients(
-    learner: Learner,
-    rollout: Rollout,
-    advantages: torch.Tensor,
-    returns: torch.Tensor,
-    micro_batches: Sequence[Sequence[int]],
+    learner: Learner, lesson: Lesson, micro_batches: Sequence[Sequence[int]]
 ) -> tuple[dict[str, float], float]:
     """Add up the gradients of one minibatch's loss; (its metrics, the largest |log ratio|).
 
     The loss is a mean over all tokens of the minibatch, so it does not depend on how the minibatch
     is cut into micro-batches, but for rounding.
     """
-    settings, device = learner.settings, learner.device
-    num_tokens = sum(rollout.num_tokens[row] for part in micro_batches for row in part)
-    names = ("policy/loss", "policy/clip_share", "kl/approx_kl", "policy/entropy",
-             "value/loss", "value/clip_share")  # fmt: skip
-    sums = torch.zeros(len(names), device=device)
-    furthest = torch.zeros((), device=device)
+    num_tokens = sum(lesson.rollout.num_tokens[row] for part in micro_batches for row in part)
+    sums: dict[str, torch.Tensor] = {}
+    furthest = torch.zeros((), device=learner.device)
     for rows in micro_batches:
-        batch = token_batch(rollout, rows, device)
-        mask, width = batch.completion_mask, batch.completion_mask.shape[1]
-        old_logprobs, old_values, own_advantages, own_returns = (
-            whole[list(rows), :width].to(device)
-            for whole in (rollout.old_logprobs, rollout.values, advantages, returns)
-        )
-        logits = completion_logits(learner.model, batch, learner.whole_logits)
-        logprobs = objectives.token_logprobs(logits, batch.completion_ids, settings.temperature)
-        policy_loss, clip_share, approx_kl = objectives.ppo_policy_loss(
-            logprobs, old_logprobs, own_advantages, mask,
-            clip_range=settings.clip_range, num_tokens=num_tokens,
-        )  # fmt: skip
-        entropy = objectives.minibatch_mean(
-            objectives.entropy(logits, settings.temperature), mask, num_tokens
-        )
-        value_loss, value_clip_share = objectives.ppo_value_loss(
-            learner.value_network(batch), old_values, own_returns, mask,
-            value_clip_range=settings.value_clip_range, num_tokens=num_tokens,
-        )  # fmt: skip
-        loss = policy_loss + settings.value_coef * value_loss - settings.entropy_coef * entropy
+        batch = token_batch(lesson.rollout, rows, learner.device)
+        loss, parts, logprobs = _policy_loss(learner, lesson, batch, rows, num_tokens)
+        if learner.value_network is not None:
+            value_loss, value_clip_share = _value_loss(learner, lesson, batch, rows, num_tokens)
+            loss = loss + learner.settings.value_coef * value_loss
+            parts |= {"value/loss": value_loss, "value/clip_share": value_clip_share}
         loss.backward()
-        parts = (policy_loss, clip_share, approx_kl, entropy, value_loss, value_clip_share)
         with torch.no_grad():
-            sums += torch.stack([part.detach() for part in parts])
-            furthest = torch.maximum(
-                furthest, objectives.kl_k1(logprobs, old_logprobs, mask).abs().max()
-            )
-    return dict(zip(names, sums.tolist(), strict=True)), furthest.item()
+            for name, part in parts.items():
+                sums[name] = sums.get(name, 0.0) + part.detach()
+            old_logprobs = lesson.rows_of("old_logprobs", rows, batch)
+            moved = objectives.kl_k1(logprobs, old_logprobs, batch.completion_mask)
+            furthest = torch.maximum(furthest, moved.abs().max())
+    return dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)), furthest.item()
+
+
+def _policy_loss(
+    learner: Learner,
+    lesson: Lesson,
+    batch: TokenBatch,
+    rows: Sequence[int],
+    num_tokens: int,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+    """(loss, its metrics, log-probs (b, T)) of a micro-batch, see objectives.minibatch_mean."""
+    settings, mask = learner.settings, batch.completion_mask
+    logits = completion_logits(learner.model, batch, learner.whole_logits)
+    logprobs = objectives.token_logprobs(logits, batch.completion_ids, settings.temperature)
+    loss, clip_share, approx_kl = objectives.ppo_policy_loss(
+        logprobs,
+        lesson.rows_of("old_logprobs", rows, batch),
+        lesson.rows_of("advantages", rows, batch),
+        mask,
+        clip_range=settings.clip_range,
+        num_tokens=num_tokens,
+    )
+    entropy = objectives.minibatch_mean(
+        objectives.entropy(logits, settings.temperature), mask, num_tokens
+    )
+    parts = {
+        "policy/loss": loss, "policy/clip_share": clip_share, "kl/approx_kl": approx_kl,
+        "policy/entropy": entropy,
+    }  # fmt: skip
+    loss = loss - settings.entropy_coef * entropy
+    if settings.algorithm == "grpo" and lesson.kl_coef:
+        k3 = objectives.kl_k3(logprobs, lesson.rows_of("ref_logprobs", rows, batch), mask)
+        loss = loss + lesson.kl_coef * objectives.minibatch_mean(k3, mask, num_tokens)
+    return loss, parts, logprobs
+
+
+def _value_loss(
+    learner: Learner, lesson: Lesson, batch: TokenBatch, rows: Sequence[int], num_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(loss, clip share) of a micro-batch."""
+    assert learner.value_network is not None
+    return objectives.ppo_value_loss(
+        learner.value_network(batch),
+        lesson.rows_of("values", rows, batch),
+        lesson.rows_of("returns", rows, batch),
+        batch.completion_mask,
+        value_clip_range=learner.settings.value_clip_range,
+        num_tokens=num_tokens,
+    )
 
 
 def check_first_ratio(furthest: float, device: torch.device) -> None:

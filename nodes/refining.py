@@ -1,0 +1,214 @@
+"""RL Refine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .adapting import CATEGORY, AdaptPrompt, complaint, text_widget
+from .inputs import settings_from, widgets
+from .model_folders import model_folders
+from .rewarding import ASKED_FOR, WEIGHTS
+
+MAIN_SETTINGS = ("method", "num_rounds", "num_candidates", "num_images", "seed")
+LIMITS = ("margin", "max_images", "max_seconds")
+LEARNING = ("lr", "num_epochs", "kl_coef", "temperature")
+TEXT_SETTINGS = ("token_budget", "keep", "ban")
+SAVES = ("no", "folder", "lora")
+LORA_RANK = 16
+
+
+class RefinePrompt:
+    """Searches for the best prompt with the very model of the graph."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Looks for the prompt that this very model draws best: writes candidates, renders and "
+        "scores them, lets a copy of the policy learn from the pictures, and again. Your text "
+        "comes back if nothing is better."
+    )
+    RETURN_TYPES = (
+        "STRING", "IMAGE", "STRING", "IMAGE", "IMAGE", "PROMPT_POLICY", "BOOLEAN", "STRING",
+    )  # fmt: skip
+    RETURN_NAMES = (
+        "best_prompt", "best_image", "tried", "contact_sheet", "reward_curve", "refined_policy",
+        "accepted", "json",
+    )  # fmt: skip
+    OUTPUT_TOOLTIPS = (
+        "the best prompt; your text where nothing beats it by the margin",
+        "its pictures, as they were rendered in the search",
+        "all prompts that were tried, best first, as a list: what follows runs once for each",
+        "one picture with everything that was tried and its scores, best first",
+        "how the reward went from round to round",
+        "the policy that learned, for Prompt Adapt",
+        "whether a prompt beats your text by the margin",
+        "everything that was tried, its scores and the rounds, as JSON",
+    )
+    OUTPUT_IS_LIST = (False, False, True, False, False, False, False, False)
+    OUTPUT_NODE = True  # also alone, to see what it finds
+    FUNCTION = "refine"
+
+    def __init__(self) -> None:
+        """ComfyUI keeps this object between runs: pictures that were rendered once stay known."""
+        self._memory: Any = None
+        self._known: Any = None
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, dict[str, tuple]]:
+        import comfy.samplers
+
+        from ..promptadapt_core.refine.settings import RefineSettings
+        from ..promptadapt_core.reward_settings import RewardSettings
+        from ..promptadapt_core.settings import AdaptSettings
+
+        steps = {"default": 20, "min": 1, "max": 10000, "tooltip": "sampling steps of a picture"}
+        cfg = {"default": 8.0, "min": 0.0, "max": 100.0, "step": 0.1, "round": 0.01,
+               "tooltip": "how strongly the prompt pulls"}  # fmt: skip
+        batch = {
+            "default": 1, "min": 1, "max": 64,
+            "tooltip": "pictures at once: more is faster; halved when memory runs out",
+        }  # fmt: skip
+        image_seed = {
+            "default": 0, "min": 0, "max": 2**64 - 1 - 64,
+            "tooltip": "of the pictures, the same for every prompt; the second picture of a prompt "
+            "has the next one, and so on",
+        }  # fmt: skip
+        save = {
+            "default": SAVES[0],
+            "tooltip": "write the refined policy to models/promptadapt: as a folder, or as LoRA "
+            "matrices, which need the package peft",
+        }
+        name = {"default": "refined", "tooltip": "of the folder; a number is added to a known one"}
+        settings = widgets(AdaptSettings, TEXT_SETTINGS)
+        settings |= widgets(RewardSettings, WEIGHTS)
+        return {
+            "required": {
+                "model": ("MODEL", {"tooltip": "what renders, LoRAs included"}),
+                "clip": ("CLIP", {"tooltip": "its text encoder"}),
+                "vae": ("VAE", {"tooltip": "its decoder"}),
+                "latent_image": ("LATENT", {"tooltip": "an empty latent of the size to render"}),
+                "reward_models": ("PROMPT_REWARD", {"tooltip": "from Load Reward Models"}),
+                "user_input": text_widget(ASKED_FOR),
+                **widgets(RefineSettings, MAIN_SETTINGS),
+                "image_seed": ("INT", image_seed),
+                "steps": ("INT", steps),
+                "cfg": ("FLOAT", cfg),
+                "sampler_name": (comfy.samplers.KSampler.SAMPLERS, {"tooltip": "as in KSampler"}),
+                "scheduler": (comfy.samplers.KSampler.SCHEDULERS, {"tooltip": "as in KSampler"}),
+                "render_batch_size": ("INT", batch),
+                **widgets(RefineSettings, LIMITS),
+                **settings,
+                **widgets(RefineSettings, LEARNING),
+                "save_policy": (list(SAVES), save),
+                "save_name": ("STRING", name),
+            },
+            "optional": {
+                "negative": ("CONDITIONING", {"tooltip": "without one, that of an empty text"}),
+                "policy": ("PROMPT_POLICY", {"tooltip": "without one, the policy of this pack"}),
+                "decoding": (
+                    "PROMPT_DECODING",
+                    {"tooltip": "from Decoding Settings: how the policy's own answer, the first "
+                     "candidate, is written"},
+                ),
+            },
+        }  # fmt: skip
+
+    @classmethod
+    def VALIDATE_INPUTS(
+        cls,
+        user_input: str | None = None,
+        keep: str | None = None,
+        ban: str | None = None,
+        save_policy: str | None = None,
+        save_name: str | None = None,
+    ) -> bool | str:
+        from ..promptadapt_core.refine.saving import check_name
+
+        if save_policy not in (None, SAVES[0]) and save_name is not None:
+            told = complaint(lambda: check_name(save_name))
+            if told is not True:
+                return told
+        return AdaptPrompt.VALIDATE_INPUTS(user_input, keep, ban)
+
+    def refine(
+        self,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        latent_image: dict[str, Any],
+        reward_models: Any,
+        user_input: str,
+        image_seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        render_batch_size: int,
+        save_policy: str,
+        save_name: str,
+        negative: Any = None,
+        policy: Any = None,
+        decoding: dict[str, Any] | None = None,
+        **values: Any,
+    ) -> dict[str, Any]:
+        import torch
+
+        from ..promptadapt_core.settings import AdaptSettings
+        from .memory import bundled_policy
+        from .rendering import ComfyGenerator, Sampling
+        from .searching import Search
+
+        sampling = Sampling(steps, cfg, sampler_name, scheduler, render_batch_size)
+        adapt = {**(decoding or {}), **{name: values.pop(name) for name in TEXT_SETTINGS}}
+        with torch.inference_mode(False):  # or the copy could never be trained
+            generator = ComfyGenerator(model, clip, vae, negative, latent_image, sampling)
+            self._known = generator.adopt(self._known)
+            search = Search(
+                generator,
+                reward_models,
+                policy or bundled_policy(),
+                user_input,
+                image_seed,
+                settings_from(AdaptSettings, adapt),
+                values,
+                LORA_RANK if save_policy == "lora" else 0,
+                self._memory,
+            )
+            self._memory = search.memory
+            found = search.run()
+            refined = search.refined_policy()
+            if save_policy != SAVES[0]:
+                folder = search.save(save_policy, _first_folder(), save_name)
+                found.notes.append(f"the refined policy is saved in {folder}")
+        return _outputs(found, refined)
+
+
+def _first_folder() -> Path:
+    from ..promptadapt_core.settings import SettingsError
+
+    folders = model_folders()
+    if not folders:
+        raise SettingsError("save_policy", "ComfyUI knows no folder models/promptadapt")
+    return folders[0]
+
+
+def _outputs(found: Any, refined: Any) -> dict[str, Any]:
+    """The outputs, and what web/promptadapt.js shows on the node."""
+    import torch
+
+    from ..promptadapt_core.pixels import floats_of
+    from ..promptadapt_core.refine.curve import reward_curve
+    from .tensors import as_text, image_of
+
+    result = (
+        found.adapted_prompt,
+        torch.from_numpy(floats_of(found.answer.pictures)),
+        [one.adapted_prompt for one in found.ranked],
+        image_of(found.sheet()),
+        image_of(reward_curve(found)),
+        refined,
+        found.accepted,
+        as_text(found.as_json()),
+    )
+    text = [found.adapted_prompt, found.sentence(), *found.notes]
+    return {"ui": {"text": text}, "result": result}

@@ -1,0 +1,235 @@
+"""ComfyUI's own sampler as an ImageGenerator of the core. The one module that knows comfy's
+sampling."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..promptadapt_core.devices import is_out_of_memory
+from ..promptadapt_core.images import ImageSettings
+from ..promptadapt_core.settings import SettingsError
+from .tensors import pictures_of
+
+# In these a step draws no noise, so that a picture does not depend on its place in the batch.
+BATCHED_SAMPLERS = frozenset(
+    "euler euler_cfg_pp heun heunpp2 dpm_2 lms dpm_fast dpmpp_2m dpmpp_2m_cfg_pp ddim uni_pc "
+    "uni_pc_bh2 deis ipndm ipndm_v res_multistep res_multistep_cfg_pp gradient_estimation".split()
+)
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What the widgets of a KSampler say, but for the seed. batch_size: pictures at once."""
+
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    batch_size: int = 1
+
+
+class ComfyGenerator:
+    """MODEL, CLIP, VAE, negative CONDITIONING and LATENT of a graph.
+
+    A picture with seed n is what KSampler and VAEDecode make of the same inputs with seed n, one
+    picture at a time. latent: of its samples only the first, and only its size matters.
+    on_step(number of steps times pictures that were done since the last call, preview or None).
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        negative: Any,
+        latent: dict[str, Any],
+        sampling: Sampling,
+        on_step: Callable[[int, Any], None] = lambda number, preview: None,
+    ):
+        import comfy.sample
+
+        self.model, self.clip, self.vae, self.negative = model, clip, vae, negative
+        self.sampling, self.on_step = sampling, on_step
+        self.batch_size = sampling.batch_size if sampling.sampler_name in BATCHED_SAMPLERS else 1
+        empty = torch.zeros_like(latent["samples"][:1])
+        self._empty = comfy.sample.fix_empty_latent_channels(model, empty)
+        self._sources = (model, clip, vae, negative, tuple(empty.shape))
+        self.identity = f"comfyui {next(_numbers)}"
+        self.settings = ImageSettings(
+            num_steps=sampling.steps, guidance_scale=min(sampling.cfg, 100.0)
+        )
+
+    def adopt(self, known: Known | None) -> Known:
+        """Take over the identity of an earlier generator that draws the same pictures."""
+        if known is not None and known.is_of(self._sources, self.sampling):
+            self.identity = known.identity
+            return known
+        return Known(self._sources, self.sampling, self.identity)
+
+    def generate(
+        self,
+        adapted_prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> np.ndarray:
+        """See ImageGenerator. ComfyUI's own exception when the user cancels. SettingsError where
+        memory does not suffice for one picture."""
+        with torch.inference_mode():
+            encoded = [self._encode(text) for text in adapted_prompts]
+            found: dict[int, np.ndarray] = {}
+            for places in _alike(encoded):
+                found.update(self._render([(i, encoded[i], seeds[i]) for i in places]))
+        return np.stack([found[i] for i in range(len(encoded))])
+
+    def _render(self, rows: list[tuple[int, Any, int]]) -> dict[int, np.ndarray]:
+        """Place -> picture, of rows (place, conditioning, seed) that fit into one batch."""
+        found: dict[int, np.ndarray] = {}
+        while rows:
+            part = rows[: self.batch_size]
+            try:
+                pictures = self._batch([row[1] for row in part], [row[2] for row in part])
+            except Exception as error:
+                if not _out_of_memory(error):
+                    raise
+                pictures = None  # the traceback, which holds the tensors, goes with the error
+            if pictures is None:
+                self._halve(len(part))
+                continue
+            found.update({row[0]: picture for row, picture in zip(part, pictures, strict=True)})
+            rows = rows[len(part) :]
+        return found
+
+    def _encode(self, text: str) -> Any:
+        """A CONDITIONING, as ComfyUI's own node makes it."""
+        import nodes as host_nodes
+
+        return host_nodes.CLIPTextEncode().encode(self.clip, text)[0]
+
+    def _batch(self, conditionings: list[Any], seeds: list[int]) -> list[np.ndarray]:
+        import comfy.sample
+
+        import nodes as host_nodes
+
+        noise = torch.cat([self._noise(seed) for seed in seeds])
+        sampling = self.sampling
+        samples = comfy.sample.sample(
+            self.model, noise, sampling.steps, sampling.cfg, sampling.sampler_name,
+            sampling.scheduler, _joined(conditionings), self._negative(),
+            self._empty.repeat(len(seeds), *[1] * (self._empty.dim() - 1)),
+            callback=self._callback(len(seeds)), disable_pbar=True, seed=seeds[0],
+        )  # fmt: skip
+        images = host_nodes.VAEDecode().decode(self.vae, {"samples": samples})[0]
+        return pictures_of([images], "images")[0]
+
+    def _noise(self, seed: int) -> torch.Tensor:
+        """As KSampler draws it, without touching the global generator."""
+        generator = torch.Generator("cpu").manual_seed(seed)
+        return torch.randn(
+            self._empty.shape, dtype=self._empty.dtype, generator=generator, device="cpu"
+        )
+
+    def _negative(self) -> Any:
+        if self.negative is None:
+            self.negative = self._encode("")
+        return self.negative
+
+    def _callback(self, number: int) -> Callable[..., None]:
+        """Tells of every step of a batch of `number` pictures."""
+        import latent_preview
+
+        previewer = latent_preview.get_previewer(
+            self.model.load_device, self.model.model.latent_format
+        )
+
+        def after_step(step: int, x0: torch.Tensor, x: torch.Tensor, total_steps: int) -> None:
+            preview = previewer and previewer.decode_latent_to_preview_image("JPEG", x0)
+            self.on_step(number, preview or None)
+
+        return after_step
+
+    def _halve(self, tried: int) -> None:
+        """After memory ran out with `tried` pictures at once."""
+        import comfy.model_management as management
+
+        if tried == 1:
+            reason = "memory does not suffice for one picture; choose a smaller size"
+            raise SettingsError("latent_image", reason)
+        self.batch_size = max(1, tried // 2)
+        management.soft_empty_cache()
+
+
+class Known:
+    """What an earlier generator was made of: ComfyUI hands a node the same objects again, unless
+    something before it in the graph has changed."""
+
+    def __init__(self, sources: tuple[Any, ...], sampling: Sampling, identity: str):
+        self.identity, self._sampling = identity, sampling
+        *models, self._negative, self._shape = sources
+        self._models = [weakref.ref(model) for model in models]
+
+    def is_of(self, sources: tuple[Any, ...], sampling: Sampling) -> bool:
+        *models, negative, shape = sources
+        same = all(known() is model for known, model in zip(self._models, models, strict=True))
+        mine, its = self._sampling, sampling
+        unbatched = [(one.steps, one.cfg, one.sampler_name, one.scheduler) for one in (mine, its)]
+        return (
+            same
+            and negative is self._negative
+            and shape == self._shape
+            and unbatched[0] == unbatched[1]
+        )
+
+
+def _out_of_memory(error: Exception) -> bool:
+    import comfy.model_management as management
+
+    known = management.OOM_EXCEPTION
+    return (known is not Exception and isinstance(error, known)) or is_out_of_memory(error)
+
+
+def _alike(conditionings: Sequence[Any]) -> list[list[int]]:
+    """Places of those that fit into one batch, in groups."""
+    groups: dict[Any, list[int]] = {}
+    for place, conditioning in enumerate(conditionings):
+        groups.setdefault(_shape(conditioning, place), []).append(place)
+    return list(groups.values())
+
+
+def _shape(conditioning: Any, place: int) -> Any:
+    """Equal for conditionings that can be joined; unlike any other for one that cannot."""
+    if len(conditioning) != 1:
+        return place
+    embedding, options = conditioning[0]
+    if embedding.shape[0] != 1:
+        return place
+    parts: list[Any] = [tuple(embedding.shape)]
+    for name, value in sorted(options.items()):
+        if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == 1:
+            parts.append((name, tuple(value.shape)))
+        elif value is None or isinstance(value, (int, float, str, bool)):
+            parts.append((name, value))
+        else:
+            return place
+    return tuple(parts)
+
+
+def _joined(conditionings: Sequence[Any]) -> Any:
+    """One CONDITIONING whose rows are those of conditionings of one shape."""
+    if len(conditionings) == 1:
+        return conditionings[0]
+    options = {
+        name: torch.cat([one[0][1][name] for one in conditionings])
+        if isinstance(value, torch.Tensor)
+        else value
+        for name, value in conditionings[0][0][1].items()
+    }
+    return [[torch.cat([one[0][0] for one in conditionings]), options]]
