@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .inputs import settings_from, widgets, with_auto
+from .inputs import check_linked, settings_from, widgets, with_auto
 from .model_folders import model_folders
 
 CATEGORY = "promptadapt"
@@ -127,7 +127,7 @@ class AdaptPrompt:
         user_input: str | None = None,
         keep: str | None = None,
         ban: str | None = None,
-        bypass: bool | None = None,
+        bypass: bool | None = False,
     ) -> bool | str:
         from ..promptadapt_core import prompts
         from ..promptadapt_core.settings import AdaptSettings
@@ -159,6 +159,8 @@ class AdaptPrompt:
 
         if bypass:
             return _shown(user_input, [user_input], "", "bypassed")
+        check_linked("policy", policy is None or hasattr(policy, "loaded"), "Load Prompt Policy")
+        check_linked("decoding", isinstance(decoding, dict | None), "Decoding Settings")
         given = settings_from(AdaptSettings, {**(decoding or {}), **values})
         with interruptible() as should_stop, (policy or bundled_policy()).loaded() as adapter:
             adaptation = adapter.adapt_all([user_input], should_stop=should_stop, **given)[0]

@@ -58,10 +58,18 @@ def settings_from(cls: type, values: dict[str, Any]) -> dict[str, Any]:
     choices = {field.name: field.metadata["choices"] for field in dataclasses.fields(cls)}
     given = {}
     for name, value in values.items():
-        if typing.get_origin(kinds[name]) is tuple:
+        if typing.get_origin(kinds[name]) is tuple and isinstance(value, str):
             value = tuple(line for line in map(str.strip, value.splitlines()) if line)
             if value:
                 given[name] = value
         elif not (choices[name] and value == AUTO):
             given[name] = value
     return given
+
+
+def check_linked(name: str, fits: bool, source: str) -> None:
+    """ComfyUI does not check what an API user typed where only a link can go."""
+    from ..promptadapt_core.settings import SettingsError
+
+    if not fits:
+        raise SettingsError(name, f"expected a link from {source}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .adapting import CATEGORY, AdaptPrompt, complaint, text_widget
-from .inputs import settings_from, widgets
+from .inputs import check_linked, settings_from, widgets
 from .model_folders import model_folders
 from .rewarding import ASKED_FOR, WEIGHTS
 
@@ -55,12 +55,12 @@ class RefinePrompt:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, dict[str, tuple]]:
-        import comfy.samplers
-
         from ..promptadapt_core.refine.settings import RefineSettings
         from ..promptadapt_core.reward_settings import RewardSettings
         from ..promptadapt_core.settings import AdaptSettings
+        from .rendering import sampler_choices
 
+        samplers, schedulers = sampler_choices()
         steps = {"default": 20, "min": 1, "max": 10000, "tooltip": "sampling steps of a picture"}
         cfg = {"default": 8.0, "min": 0.0, "max": 100.0, "step": 0.1, "round": 0.01,
                "tooltip": "how strongly the prompt pulls"}  # fmt: skip
@@ -93,8 +93,8 @@ class RefinePrompt:
                 "image_seed": ("INT", image_seed),
                 "steps": ("INT", steps),
                 "cfg": ("FLOAT", cfg),
-                "sampler_name": (comfy.samplers.KSampler.SAMPLERS, {"tooltip": "as in KSampler"}),
-                "scheduler": (comfy.samplers.KSampler.SCHEDULERS, {"tooltip": "as in KSampler"}),
+                "sampler_name": _choices(samplers),
+                "scheduler": _choices(schedulers),
                 "render_batch_size": ("INT", batch),
                 **widgets(RefineSettings, LIMITS),
                 **settings,
@@ -158,6 +158,7 @@ class RefinePrompt:
         from .rendering import ComfyGenerator, Sampling
         from .searching import Search
 
+        _check_links(model, clip, vae, latent_image, reward_models, negative, policy, decoding)
         sampling = Sampling(steps, cfg, sampler_name, scheduler, render_batch_size)
         adapt = {**(decoding or {}), **{name: values.pop(name) for name in TEXT_SETTINGS}}
         with torch.inference_mode(False):  # or the copy could never be trained
@@ -181,6 +182,33 @@ class RefinePrompt:
                 folder = search.save(save_policy, _first_folder(), save_name)
                 found.notes.append(f"the refined policy is saved in {folder}")
         return _outputs(found, refined)
+
+
+def _check_links(
+    model: Any,
+    clip: Any,
+    vae: Any,
+    latent_image: Any,
+    reward_models: Any,
+    negative: Any,
+    policy: Any,
+    decoding: Any,
+) -> None:
+    for name, fits, source in (
+        ("model", hasattr(model, "load_device"), "a checkpoint"),
+        ("clip", hasattr(clip, "tokenize"), "a checkpoint"),
+        ("vae", hasattr(vae, "decode"), "a checkpoint"),
+        ("latent_image", isinstance(latent_image, dict), "an empty latent"),
+        ("reward_models", hasattr(reward_models, "loaded"), "Load Reward Models"),
+        ("negative", isinstance(negative, list | None), "CLIP Text Encode"),
+        ("policy", policy is None or hasattr(policy, "loaded"), "Load Prompt Policy"),
+        ("decoding", isinstance(decoding, dict | None), "Decoding Settings"),
+    ):
+        check_linked(name, fits, source)
+
+
+def _choices(names: list[str]) -> tuple:
+    return (names, {"default": names[0], "tooltip": "as in KSampler"})
 
 
 def _first_folder() -> Path:

@@ -1,5 +1,5 @@
 """ComfyUI's own sampler as an ImageGenerator of the core. The one module that knows comfy's
-sampling."""
+sampling and its progress bar."""
 
 from __future__ import annotations
 
@@ -23,6 +23,20 @@ BATCHED_SAMPLERS = frozenset(
     "uni_pc_bh2 deis ipndm ipndm_v res_multistep res_multistep_cfg_pp gradient_estimation".split()
 )
 _numbers = itertools.count()
+
+
+def sampler_choices() -> tuple[list[str], list[str]]:
+    """(samplers, schedulers) of KSampler."""
+    from comfy.samplers import KSampler
+
+    return KSampler.SAMPLERS, KSampler.SCHEDULERS
+
+
+def progress_bar(total: int) -> Any:
+    """ComfyUI's, on the node that is running: update_absolute(value, total, preview)."""
+    from comfy.utils import ProgressBar
+
+    return ProgressBar(total)
 
 
 @dataclass(frozen=True)
@@ -109,15 +123,15 @@ class ComfyGenerator:
         return found
 
     def _encode(self, text: str) -> Any:
-        """A CONDITIONING, as ComfyUI's own node makes it."""
-        import nodes as host_nodes
-
-        return host_nodes.CLIPTextEncode().encode(self.clip, text)[0]
+        """A CONDITIONING, as CLIP Text Encode makes it."""
+        tokens = self.clip.tokenize(text)
+        if hasattr(self.clip, "encode_from_tokens_scheduled"):
+            return self.clip.encode_from_tokens_scheduled(tokens)
+        embedding, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
+        return [[embedding, {"pooled_output": pooled}]]  # ComfyUI before December 2024
 
     def _batch(self, conditionings: list[Any], seeds: list[int]) -> list[np.ndarray]:
         import comfy.sample
-
-        import nodes as host_nodes
 
         noise = torch.cat([self._noise(seed) for seed in seeds])
         sampling = self.sampling
@@ -127,7 +141,9 @@ class ComfyGenerator:
             self._empty.repeat(len(seeds), *[1] * (self._empty.dim() - 1)),
             callback=self._callback(len(seeds)), disable_pbar=True, seed=seeds[0],
         )  # fmt: skip
-        images = host_nodes.VAEDecode().decode(self.vae, {"samples": samples})[0]
+        images = self.vae.decode(samples)
+        if images.dim() == 5:  # the models of videos give (N, 1, H, W, C)
+            images = images.reshape(-1, *images.shape[-3:])
         return pictures_of([images], "images")[0]
 
     def _noise(self, seed: int) -> torch.Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from .adapting import CATEGORY, complaint, device_widget, text_widget
-from .inputs import widgets
+from .inputs import check_linked, widgets
 from .model_folders import model_folders
 
 WEIGHTS = ("aesthetic_weight", "relevance_weight")
+LOADER = "Load Reward Models"
 ASKED_FOR = "what was asked for, before it was adapted: relevance is measured against it"
 
 
@@ -132,6 +133,7 @@ class AestheticReward:
 
         if top_k[0] < 1:  # linked: ComfyUI checks only what is typed
             raise SettingsError("top_k", f"expected 1 or more, got {top_k[0]}")
+        check_linked("reward_models", hasattr(reward_models[0], "loaded"), LOADER)
         pictures, counts = pictures_of(images, "images")
         baselines, _ = pictures_of(baseline_images or [], "baseline_images")
         prompts = one_for_each(adapted_prompts or [""], counts, "adapted_prompts")
@@ -155,7 +157,7 @@ class AestheticReward:
             prompts[found.order[0]],
             batch_of(ordered),
             batch_of(ordered[: top_k[0]]),
-            image_of([contact_sheet(sheet_cells(found, pictures, prompts))]),
+            image_of(contact_sheet(sheet_cells(found, pictures, prompts))),
             as_text(rows),
         )
         best = found.order[0]
@@ -211,6 +213,7 @@ class Compare:
         from .memory import interruptible
         from .tensors import as_text, batch_of, image_of, pictures_of
 
+        check_linked("reward_models", hasattr(reward_models, "loaded"), LOADER)
         first, _ = pictures_of([image_a], "image_a")
         second, _ = pictures_of([image_b], "image_b")
         settings = RewardSettings(
@@ -221,7 +224,7 @@ class Compare:
         cells = comparison_cells(found, first, second, (label_a, label_b))
         better = [(image_a, image_b)[is_b][i] for i, is_b in enumerate(found.b_is_better)]
         outputs = (
-            image_of([contact_sheet(cells, 2)]),
+            image_of(contact_sheet(cells, 2)),
             batch_of(better),
             found.difference,
             as_text(found.as_json()),

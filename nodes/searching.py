@@ -17,7 +17,7 @@ from ..promptadapt_core.scorers import Scores
 from ..promptadapt_core.settings import MAX_SEED, SettingsError
 from .inputs import settings_from
 from .memory import LoadedPolicy, LoadedReward, ManagedModel, interruptible
-from .rendering import ComfyGenerator
+from .rendering import ComfyGenerator, progress_bar
 from .rewarding import WEIGHTS
 
 
@@ -50,8 +50,6 @@ class Search:
         lora_rank: int,
         memory: PictureMemory | None,
     ):
-        import comfy.utils
-
         if lora_rank and policy.adapter.policy.folder is None:
             reason = "a LoRA belongs to a policy that is saved as a folder; this one is not"
             raise SettingsError("save_policy", reason)
@@ -78,7 +76,7 @@ class Search:
         self._managed = ManagedModel(self._refiner.copy.networks, policy.device)
         self._num_steps = generator.sampling.steps
         self._total = self._refiner.most_images * self._num_steps
-        self._bar = comfy.utils.ProgressBar(self._total)
+        self._bar = progress_bar(self._total)
         self._done = 0
         generator.on_step = self._step
 

@@ -11,13 +11,16 @@ import torch
 from torch.nn import functional
 
 from ..promptadapt_core.pixels import floats_of, pixels_of
+from .inputs import check_linked
 
 
 def pictures_of(batches: Sequence[Any], name: str) -> tuple[list[np.ndarray], list[int]]:
     """(every picture (H, W, 3) uint8, how many each batch holds) of a list of IMAGEs."""
     pictures, counts = [], []
-    for batch in batches:
-        pixels = pixels_of(batch.detach().float().cpu().numpy(), name)
+    for number, batch in enumerate(batches, 1):
+        told = name if len(batches) == 1 else f"{name}, batch {number} of {len(batches)}"
+        check_linked(told, isinstance(batch, torch.Tensor), "a node that makes an IMAGE")
+        pixels = pixels_of(batch.detach().float().cpu().numpy(), told)
         pictures += list(pixels)
         counts.append(len(pixels))
     return pictures, counts
@@ -54,9 +57,9 @@ def _fitted(frame: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return scaled[top : top + height, left : left + width].to(frame.dtype)
 
 
-def image_of(pictures: Sequence[np.ndarray]) -> torch.Tensor:
-    """An IMAGE of pictures (H, W, 3) uint8 of one size."""
-    return torch.from_numpy(floats_of(np.stack(pictures)))
+def image_of(picture: np.ndarray) -> torch.Tensor:
+    """An IMAGE of one picture (H, W, 3) uint8."""
+    return torch.from_numpy(floats_of(picture))[None]
 
 
 def as_text(value: Any) -> str:

@@ -1,7 +1,7 @@
 """A policy that is stored as LoRA matrices of another one (Hu et al. 2021, arXiv 2106.09685).
 
-Such a folder holds adapter_model.safetensors and adapter_config.json as peft writes them;
-"base_policy" in the latter names the policy that they belong to and the identity of its weights.
+Such a folder holds adapter_model.safetensors and adapter_config.json as peft writes them, and
+base_policy.json: the name of the policy that they belong to and the identity of its weights.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from .settings import SettingsError
 
 CONFIG_NAME = "adapter_config.json"
+BASE_NAME = "base_policy.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 
 
@@ -30,17 +31,15 @@ def is_lora(folder: Path) -> bool:
 
 
 def write_base(folder: Path, base: LoraBase) -> None:
-    """Into what peft has written."""
-    path = folder / CONFIG_NAME
-    config = {**json.loads(path.read_text(encoding="utf-8"))}
-    config |= {"base_model_name_or_path": base.name, "base_policy": base._asdict()}
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    """Beside what peft has written."""
+    text = json.dumps(base._asdict(), ensure_ascii=False, indent=2) + "\n"
+    (folder / BASE_NAME).write_text(text, encoding="utf-8")
 
 
 def read_base(folder: Path) -> LoraBase:
     """SettingsError("policy", ...) where the folder does not say."""
     try:
-        found = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))["base_policy"]
+        found = json.loads((folder / BASE_NAME).read_text(encoding="utf-8"))
         base = LoraBase(found["name"], found["identity"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         base = None

@@ -2,7 +2,12 @@
 import { app } from "../../scripts/app.js";
 
 const SHOWN = "promptadapt_shown";
-const WITH_TEXT = ["PromptAdaptAdapt", "PromptAdaptAestheticReward", "PromptAdaptCompare"];
+const WITH_TEXT = [
+    "PromptAdaptAdapt",
+    "PromptAdaptAestheticReward",
+    "PromptAdaptRefine",
+    "PromptAdaptCompare",
+];
 
 function shownWidget(node) {
     const known = node.widgets?.find((widget) => widget.name === SHOWN);
