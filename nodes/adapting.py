@@ -127,18 +127,10 @@ class AdaptPrompt:
         user_input: str | None = None,
         keep: str | None = None,
         ban: str | None = None,
-        bypass: bool | None = False,
+        bypass: bool | None = None,
     ) -> bool | str:
-        from ..promptadapt_core import prompts
-        from ..promptadapt_core.settings import AdaptSettings
-
-        def check() -> None:
-            lists = settings_from(AdaptSettings, {"keep": keep or "", "ban": ban or ""})
-            AdaptSettings(**lists)
-            if user_input is not None:
-                prompts.parse(user_input, lists.get("keep", ()))
-
-        return complaint(check) if bypass is False else True
+        """A linked bypass, not known yet, may turn out on."""
+        return bypass is not False or complaint(lambda: check_text(user_input, keep, ban))
 
     def check_lazy_status(self, bypass: bool, **values: Any) -> list[str]:
         """Bypassed, the node needs no policy, and ComfyUI does not load it. What is linked and not
@@ -185,6 +177,17 @@ def device_widget() -> tuple:
     choices = ["default", "cpu"]
     tooltip = "default: where ComfyUI runs its text encoders; the model leaves the GPU after use"
     return (choices, {"default": choices[0], "tooltip": tooltip})
+
+
+def check_text(user_input: str | None, keep: str | None, ban: str | None) -> None:
+    """SettingsError for what no policy adapts; None is what is linked and not known yet."""
+    from ..promptadapt_core import prompts
+    from ..promptadapt_core.settings import AdaptSettings
+
+    lists = settings_from(AdaptSettings, {"keep": keep or "", "ban": ban or ""})
+    AdaptSettings(**lists)
+    if user_input is not None:
+        prompts.parse(user_input, lists.get("keep", ()))
 
 
 def complaint(check: Any) -> bool | str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .adapting import CATEGORY, AdaptPrompt, complaint, text_widget
+from .adapting import CATEGORY, check_text, complaint, text_widget
 from .inputs import check_linked, settings_from, widgets
 from .model_folders import model_folders
 from .rewarding import ASKED_FOR, WEIGHTS
@@ -121,14 +121,27 @@ class RefinePrompt:
         ban: str | None = None,
         save_policy: str | None = None,
         save_name: str | None = None,
+        method: str | None = None,
+        num_candidates: int | None = None,
+        num_images: int | None = None,
+        max_images: int | None = None,
     ) -> bool | str:
+        """What one widget says against another. ComfyUI checks the range of what is not named."""
         from ..promptadapt_core.refine.saving import check_name
+        from ..promptadapt_core.refine.settings import RefineSettings
 
-        if save_policy not in (None, SAVES[0]) and save_name is not None:
-            told = complaint(lambda: check_name(save_name))
-            if told is not True:
-                return told
-        return AdaptPrompt.VALIDATE_INPUTS(user_input, keep, ban)
+        def check() -> None:
+            given = {
+                "method": method, "num_candidates": num_candidates, "num_images": num_images,
+                "max_images": max_images,
+            }  # fmt: skip
+            known = {name: value for name, value in given.items() if value is not None}
+            RefineSettings(**known)
+            if save_policy not in (None, SAVES[0]) and save_name is not None:
+                check_name(save_name)
+            check_text(user_input, keep, ban)
+
+        return complaint(check)
 
     def refine(
         self,

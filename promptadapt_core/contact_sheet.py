@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import unicodedata
 from collections.abc import Sequence
@@ -97,10 +98,11 @@ def text_font() -> ImageFont.ImageFont:
 
 
 def _lines(cell: Cell, width: int) -> list[tuple[str, bool]]:
-    """(line, whether it is of the heads). What does not fit ends in dots."""
+    """(line, whether it is of the heads). What does not fit ends in dots: no letter is narrower
+    than a pixel, so that more than `width` of them never fit into a line."""
     font = text_font()
-    lines = [(_cut(_plain(head), width, font), True) for head in cell.heads]
-    words = _plain(cell.text).split()
+    lines = [(_cut(_plain(head[: 2 * width]), width, font), True) for head in cell.heads]
+    words = _plain(cell.text[: (MOST_TEXT_LINES + 1) * width]).split()
     texts: list[str] = []
     while words and len(texts) < MOST_TEXT_LINES:
         number = 1
@@ -116,10 +118,11 @@ def _lines(cell: Cell, width: int) -> list[tuple[str, bool]]:
 def _cut(line: str, width: int, font: ImageFont.ImageFont) -> str:
     if font.getlength(line) <= width:
         return line
-    kept = line.removesuffix("...")[:width]  # no letter is narrower than a pixel
-    while kept and font.getlength(kept + "...") > width:
-        kept = kept[:-1]
-    return kept.rstrip() + "..."
+    line = line.removesuffix("...")
+    fitting = bisect.bisect_right(
+        range(len(line)), width, key=lambda end: font.getlength(line[:end] + "...")
+    )
+    return line[: max(fitting - 1, 0)].rstrip() + "..."
 
 
 def _plain(text: str) -> str:

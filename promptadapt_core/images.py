@@ -11,14 +11,11 @@ its own, on the CPU, where all devices draw the same numbers.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
 import json
 import operator
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,12 +24,10 @@ import torch
 
 from .decoding import Stopped
 from .devices import is_out_of_memory, pick_device
-from .pipeline_files import (
-    check_pipeline_folder,
-    hash_files,
-    left_out_parts,
-    weight_variant,
-)
+from .image_samplers import recommended_by_sampler
+from .pipeline_loading import load_pipeline
+from .pipeline_settings import PipelineOptions
+from .quiet_libraries import quiet_libraries
 from .settings import MAX_SEED, Settings, SettingsError, setting
 
 RENDERER_NAME = "renderer.json"
@@ -78,7 +73,10 @@ class ImageGenerator(Protocol):
 
 
 class DiffusersGenerator:
-    """A text-to-image pipeline of diffusers in a local folder."""
+    """A text-to-image pipeline of diffusers."""
+
+    device: torch.device
+    notices: tuple[str, ...]
 
     def __init__(
         self, pipeline: Any, settings: ImageSettings, identity: str = "", batch_size: int = 8
@@ -86,6 +84,7 @@ class DiffusersGenerator:
         """pipeline: a loaded DiffusionPipeline, on its device. SettingsError for a size that its
         model cannot make and for what this pipeline does not take."""
         self.pipeline, self.settings, self.batch_size = pipeline, settings, batch_size
+        self.device, self.notices = torch.device("cpu"), ()  # sentences that the user should read
         self.identity = f"{identity} {json.dumps(dataclasses.asdict(settings), sort_keys=True)}"
         self.parameters = set(inspect.signature(pipeline.__call__).parameters)
         check_size(pipeline, settings.size)
@@ -97,6 +96,9 @@ class DiffusersGenerator:
                 kind = type(pipeline).__name__
                 reason = f"the {kind} of this diffusers takes no {argument}; a newer one may"
                 raise SettingsError(name, reason)
+        if settings.negative_prompt and "true_cfg_scale" in self.parameters:
+            reason = f"has no effect on a {type(pipeline).__name__}, which knows no other guidance"
+            raise SettingsError("negative_prompt", reason)
         pipeline.set_progress_bar_config(disable=True)
 
     @classmethod
@@ -107,13 +109,16 @@ class DiffusersGenerator:
         device: str = "auto",
         precision: str = "auto",
         batch_size: int = 8,
+        options: PipelineOptions | None = None,
         **settings: Any,
     ) -> DiffusersGenerator:
-        """The pipeline in a folder as `save_pretrained` writes it; nothing is downloaded.
+        """The pipeline in a folder as `save_pretrained` writes it, in one .safetensors file, or of
+        a hub name; nothing is downloaded but by options.download.
 
         precision: "auto" is float16 on CUDA and MPS, else float32. batch_size: pictures at once;
-        halved when memory runs out. settings: fields of ImageSettings; those left out or None are
-        what renderer.json in the folder recommends, else the defaults. Raises
+        halved when memory runs out. options: LoRAs, scheduler and the like. settings: fields of
+        ImageSettings; those left out or None are what a few-step scheduler of `options` needs, else
+        what renderer.json in the folder recommends, else the pipeline's defaults. Raises
         SettingsError("folder", ...) for a folder that is missing or broken; it names the file.
         """
         if precision != "auto" and precision not in PRECISIONS:
@@ -121,16 +126,22 @@ class DiffusersGenerator:
             raise SettingsError("precision", f"expected one of {names}, got {precision!r}")
         if type(batch_size) is not int or batch_size < 1:
             raise SettingsError("batch_size", f"expected 1 or more, got {batch_size!r}")
-        folder = Path(folder)
-        check_pipeline_folder(folder)
         chosen = {name: value for name, value in settings.items() if value is not None}
-        resolved = make_settings({**recommended_settings(folder), **chosen})
+        make_settings(chosen)
         target = pick_device(device)
         if precision == "auto":
             precision = "float16" if target.type in ("cuda", "mps") else "float32"
-        pipeline = _load_pipeline(folder, PRECISIONS[precision], target)
-        identity = f"{hash_files(folder)} {precision} {target.type} {_diffusers_release()}"
-        return cls(pipeline, resolved, identity, batch_size)
+        options = options or PipelineOptions()
+        recommended = recommended_settings(Path(folder))
+        loaded = load_pipeline(folder, options, PRECISIONS[precision], target)
+        recommended = recommended or recommended_settings(loaded.source)
+        made_for = _pipeline_defaults(loaded.pipeline)
+        few_steps = recommended_by_sampler(loaded.pipeline, options.sampler)
+        resolved = make_settings({**made_for, **recommended, **few_steps, **chosen})
+        identity = f"{loaded.identity} {precision} {target.type} {_diffusers_release()}"
+        generator = cls(loaded.pipeline, resolved, identity, batch_size)
+        generator.device, generator.notices = target, loaded.notices
+        return generator
 
     def generate(
         self,
@@ -190,6 +201,8 @@ class DiffusersGenerator:
         if hasattr(pipeline, "text_encoder_3") and pipeline.text_encoder_3 is None:
             # Stable Diffusion 3 without T5 would read 256 tokens of zeros; ComfyUI leaves them off.
             wanted["max_sequence_length"] = 0
+        # PixArt: no cleaning by packages that may or may not be there, no other size than asked.
+        wanted |= {"clean_caption": False, "use_resolution_binning": False}
         if should_stop is not None:
             wanted["callback_on_step_end"] = _stopping(should_stop)
         known = {name: value for name, value in wanted.items() if name in self.parameters}
@@ -252,11 +265,23 @@ def check_size(pipeline: Any, size: int) -> None:
     config = transformer.config if transformer is not None else {}
     unit = factor * (config.get("patch_size") or 1 if transformer is not None else 1)
     unit = unit if isinstance(unit, int) else factor  # a few have one patch size per axis
+    unit *= 2 if hasattr(pipeline, "_pack_latents") else 1  # Flux and its kin
     if size % max(unit, 8):
         raise SettingsError("size", f"expected a multiple of {max(unit, 8)}, got {size}")
     largest = config.get("pos_embed_max_size")
     if largest and size > largest * unit:
         raise SettingsError("size", f"this model makes at most {largest * unit}, got {size}")
+
+
+def _pipeline_defaults(pipeline: Any) -> dict[str, Any]:
+    """Steps and guidance that a pipeline itself calls usual; {} of Stable Diffusion, for which the
+    defaults of ImageSettings are."""
+    if type(pipeline).__name__.startswith("StableDiffusion"):
+        return {}
+    usual = inspect.signature(pipeline.__call__).parameters
+    names = {"num_steps": "num_inference_steps", "guidance_scale": "guidance_scale"}
+    found = {name: usual[argument].default for name, argument in names.items() if argument in usual}
+    return {name: value for name, value in found.items() if type(value) in (int, float)}
 
 
 def recommended_settings(folder: Path) -> dict[str, Any]:
@@ -286,79 +311,8 @@ def make_settings(values: dict[str, Any]) -> ImageSettings:
     return ImageSettings(**values)
 
 
-def _load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    from diffusers import DiffusionPipeline
-
-    options = {"local_files_only": True, "use_safetensors": True, "variant": weight_variant(folder)}
-    # diffusers takes a part that was left out, such as Stable Diffusion 3's T5, only if told so.
-    options |= dict.fromkeys(left_out_parts(folder))
-    with quiet_libraries():
-        try:
-            with torch.random.fork_rng(devices=[]):  # first weights, which the files then replace
-                pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, **options)
-        except Exception as error:  # diffusers and transformers raise whatever a file leads to
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise SettingsError("folder", f"{folder} is no pipeline: {reason}") from None
-    if "prompt" not in inspect.signature(pipeline.__call__).parameters:
-        kind = type(pipeline).__name__
-        raise SettingsError("folder", f"{folder} holds a {kind}, which reads no prompt")
-    try:
-        return pipeline.to(device)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise SettingsError(
-            "device", f"{folder} does not fit into the memory of {device}"
-        ) from None
-
-
 def _diffusers_release() -> str:
     """ "diffusers 0.42": a release may change what a pipeline draws, its patches should not."""
     import diffusers
 
     return "diffusers " + ".".join(diffusers.__version__.split(".")[:2])
-
-
-class _Quiet:
-    """How many blocks of `quiet_libraries` are open, in all threads: what they silence is the
-    process's, so that the first silences it and the last puts it back."""
-
-    def __init__(self) -> None:
-        self.lock, self.depth, self.undo = threading.Lock(), 0, contextlib.ExitStack()
-
-    def enter(self) -> None:
-        from diffusers.utils import logging as of_diffusers
-        from transformers.utils import logging as of_transformers
-
-        with self.lock:
-            if not self.depth:
-                with contextlib.ExitStack() as undo:
-                    for library in (of_diffusers, of_transformers):
-                        undo.callback(library.set_verbosity, library.get_verbosity())
-                        if library.is_progress_bar_enabled():
-                            undo.callback(library.enable_progress_bar)
-                        library.set_verbosity_error()
-                        library.disable_progress_bar()
-                    undo.enter_context(warnings.catch_warnings())
-                    warnings.simplefilter("ignore")
-                    self.undo = undo.pop_all()
-            self.depth += 1
-
-    def leave(self) -> None:
-        with self.lock:
-            self.depth -= 1
-            if not self.depth:
-                self.undo.close()
-
-
-_QUIET = _Quiet()
-
-
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """No warnings and no progress bars of diffusers and transformers inside the block."""
-    _QUIET.enter()
-    try:
-        yield
-    finally:
-        _QUIET.leave()

@@ -112,30 +112,56 @@ class ScorerJudge:
         return [column.numpy() for column in self.scorer.score(user_inputs, pixels)]
 
 
-def load_judge(name: str, device: str = "cpu") -> Judge | None:
+class PreferenceJudge:
+    """One of preference_scorers that the reward is not made of."""
+
+    metrics: Mapping[str, str] = {
+        "judge/preference": "how well people would like the pictures for the user input, by the "
+        "held-out scorer, in its own unit",
+    }
+
+    def __init__(self, scorer: Scorer):
+        self.scorer, self.identity = scorer, scorer.identity
+
+    def judge_each(
+        self,
+        user_inputs: Sequence[str],
+        adapted_prompts: Sequence[str],
+        pictures: Sequence[np.ndarray | None],
+    ) -> dict[str, np.ndarray]:
+        """See Judge."""
+        return _in_parts(list(self.metrics), self._judge_part, user_inputs, pictures)
+
+    def _judge_part(self, user_inputs: Sequence[str], pixels: np.ndarray) -> list[np.ndarray]:
+        return [self.scorer.score(user_inputs, pixels).aesthetic.numpy()]
+
+
+def load_judge(name: str, device: str = "cpu", *, download: bool = False) -> Judge | None:
     """The judge of a name: none, lab, or a folder with judge.safetensors (one like the lab's) or
-    scorer.json (any scorer). SettingsError("judge", ...) for another."""
+    any scorer. download: as load_scorer_folder. SettingsError("judge", ...) for another."""
     if name == NONE:
         return None
     folder = WEIGHTS / "judge" if name == LAB else Path(name)
     if (folder / pictures_judge.WEIGHTS_NAME).is_file():
         return LabJudge.load(folder, device)
-    from .scorers import DESCRIPTION_NAME, OpenClipScorer  # needs open_clip, nothing else does
+    # Needs open_clip, nothing else does.
+    from .scorer_folders import can_score, is_scorer_folder, load_scorer_folder
+    from .scorers import DESCRIPTION_NAME, OpenClipScorer
 
-    if not (folder / DESCRIPTION_NAME).is_file():
-        raise SettingsError(
-            "judge",
-            f"expected {NONE}, {LAB} or a folder with {DESCRIPTION_NAME} or "
-            f"{pictures_judge.WEIGHTS_NAME}, got {name!r}",
-        )
     try:
-        scorer = OpenClipScorer.load(folder, device)
+        if not is_scorer_folder(folder):
+            raise SettingsError(
+                "judge",
+                f"expected {NONE}, {LAB} or a folder with {DESCRIPTION_NAME} or "
+                f"{pictures_judge.WEIGHTS_NAME}, got {name!r}",
+            )
+        scorer = load_scorer_folder(folder, device, download=download)
     except SettingsError as error:
         told = error.name if error.name == "device" else "judge"
         raise SettingsError(told, error.reason) from None
-    if scorer.head is None:
+    if not can_score(scorer):
         raise SettingsError("judge", f"{name} has no aesthetic head, so it can judge no pictures")
-    return ScorerJudge(scorer)
+    return ScorerJudge(scorer) if isinstance(scorer, OpenClipScorer) else PreferenceJudge(scorer)
 
 
 def judge_of_renderer(name: str, renderer: str) -> str:

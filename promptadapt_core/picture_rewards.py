@@ -77,6 +77,8 @@ def reward_pictures(
     settings = settings or RewardSettings()
     if not pictures:
         raise SettingsError("images", "expected one or more pictures, got none")
+    if settings.relevance_weight and not all(text.strip() for text in user_inputs):
+        raise SettingsError("user_input", "expected what was asked for, got an empty text")
     scores = _score(scorer, user_inputs, pictures, should_stop)
     aesthetic, relevance = scores.aesthetic.double().tolist(), scores.relevance.double().tolist()
     gains = None

@@ -10,6 +10,8 @@ from typing import Any
 from .settings import SettingsError
 
 INDEX_NAME = "model_index.json"
+# Parts that are never loaded: the safety checker puts black pictures where a reward is expected.
+UNUSED_PARTS = ("safety_checker", "image_encoder")
 WHOLE_BYTES = 64 * 2**20  # a file up to this size is hashed whole
 NUM_SAMPLES, SAMPLE_BYTES = 256, 16 * 2**10  # of a larger one
 HASHED_SUFFIXES = {".safetensors", ".json", ".txt", ".model"}
@@ -20,8 +22,13 @@ def check_pipeline_folder(folder: Path) -> None:
     """SettingsError("folder", ...) for a folder that holds no whole pipeline; it names the file."""
     if not folder.is_dir():
         raise SettingsError("folder", f"there is no folder {folder}")
+    if not (folder / INDEX_NAME).is_file():
+        reason = f"it has no {INDEX_NAME} ({folder / INDEX_NAME} is missing)"
+        raise SettingsError("folder", f"{folder} is no image model: {reason}")
     check_no_code(folder)
     parts = pipeline_parts(folder)
+    for name in UNUSED_PARTS:
+        parts.pop(name, None)
     for name, is_there in parts.items():
         if is_there and not (folder / name).is_dir():
             raise SettingsError("folder", f"{folder / name} is missing")
@@ -34,7 +41,8 @@ def check_pipeline_folder(folder: Path) -> None:
         if config.is_file() and not list(config.parent.glob("*.safetensors")):
             raise SettingsError("folder", f"{config.parent} has no .safetensors file")
     for path in sorted(folder.glob("*/*.safetensors")):
-        check_safetensors(path)
+        if path.parent.name not in UNUSED_PARTS:
+            check_safetensors(path)
 
 
 def check_no_code(folder: Path) -> None:
@@ -75,12 +83,19 @@ def left_out_parts(folder: Path) -> list[str]:
 
 def check_safetensors(path: Path) -> None:
     """SettingsError("folder", ...) where the file is shorter or longer than its header says."""
+    read_safetensors_header(path)
+
+
+def read_safetensors_header(path: Path) -> dict[str, Any]:
+    """dtype, shape and data_offsets of every weight; SettingsError("folder", ...) as
+    `check_safetensors`."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
             header_size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(header_size, MAX_HEADER_BYTES)))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__"]
+        weights = {name: entry for name, entry in header.items() if name[:2] != "__"}
+        ends = [entry["data_offsets"][1] for entry in weights.values()]
         expected = 8 + header_size + max(ends, default=0)
     except (
         OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError
@@ -88,6 +103,7 @@ def check_safetensors(path: Path) -> None:
         raise SettingsError("folder", f"{path} is broken or cut off") from None
     if size != expected:
         raise SettingsError("folder", f"{path} has {size} of {expected} bytes")
+    return weights
 
 
 def weight_variant(folder: Path) -> str | None:
@@ -105,16 +121,28 @@ def hash_files(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix in HASHED_SUFFIXES:
-            size = path.stat().st_size
-            digest.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
-            with open(path, "rb") as file:
-                if size <= WHOLE_BYTES:
-                    digest.update(file.read())
-                    continue
-                for sample in range(NUM_SAMPLES):
-                    file.seek((size - SAMPLE_BYTES) * sample // (NUM_SAMPLES - 1))
-                    digest.update(file.read(SAMPLE_BYTES))
+            digest.update(path.relative_to(folder).as_posix().encode())
+            _add_file(digest, path)
     return digest.hexdigest()[:16]
+
+
+def hash_file(path: Path) -> str:
+    """The same of one file, whatever its name."""
+    digest = hashlib.sha256()
+    _add_file(digest, path)
+    return digest.hexdigest()[:16]
+
+
+def _add_file(digest: Any, path: Path) -> None:
+    size = path.stat().st_size
+    digest.update(f" {size}\n".encode())
+    with open(path, "rb") as file:
+        if size <= WHOLE_BYTES:
+            digest.update(file.read())
+            return
+        for sample in range(NUM_SAMPLES):
+            file.seek((size - SAMPLE_BYTES) * sample // (NUM_SAMPLES - 1))
+            digest.update(file.read(SAMPLE_BYTES))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -104,7 +104,8 @@ class Policy:
         if manifest is None:
             promptist = all(config[name] == size for name, size in PROMPTIST_SHAPE.items())
             manifest = PROMPTIST if promptist else Manifest(name=folder.name)
-        weights = {name: tensor.to(device, dtype) for name, tensor in weights.items()}
+        # Copied: a view of the file would change, or break, with it.
+        weights = {name: tensor.to(device, dtype, copy=True) for name, tensor in weights.items()}
         return cls(manifest, config, weights=weights, backend=backend, folder=folder)
 
     @property

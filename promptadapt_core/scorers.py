@@ -13,33 +13,32 @@ bring has its config there too, <model>.json.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import open_clip
-import safetensors.torch
 import torch
 from PIL import Image
 from torch.nn import functional
 
+from .aesthetic_heads import HEAD_LAYERS, AestheticHead, fetch_head, read_head
 from .checkpoints import file_identity
 from .clip_tokens import with_quick_words
 from .devices import is_out_of_memory, pick_device
 from .runs import write_text
 from .settings import SettingsError
 
+__all__ = [  # those of the heads are the scorers' too
+    "HEAD_LAYERS", "AestheticHead", "BatchPreprocess", "OpenClipScorer", "Scorer", "ScorerFiles",
+    "Scores", "read_description", "read_head", "write_description",
+]  # fmt: skip
 DESCRIPTION_NAME = "scorer.json"
 PAPER_KNEE, PAPER_SLOPE = 0.28, 20.0  # of ViT-L/14: min(20 * cosine - 5.6, 0)
-# Places of the linear layers in LAION's head; between them is dropout and no activation.
-# https://github.com/christophschuhmann/improved-aesthetic-predictor, simple_inference.py
-HEAD_LAYERS = (0, 2, 4, 6, 7)
 
 
 class Scores(NamedTuple):
@@ -65,9 +64,9 @@ class Scorer(Protocol):
 class ScorerFiles(NamedTuple):
     """What an OpenClipScorer is made of.
 
-    model: a model of open_clip. weights: a file, or a tag of open_clip, which downloads; weights
-    of OpenAI need a model with "-quickgelu" in its name. head: see `read_head`; None for
-    embeddings only. config: <model>.json of a model that open_clip does not bring.
+    model: a model of open_clip. weights: a file, or a tag of open_clip; weights of OpenAI need a
+    model with "-quickgelu" in its name. head: see `read_head`; None for embeddings only. config:
+    <model>.json of a model that open_clip does not bring.
     """
 
     model: str
@@ -112,12 +111,18 @@ class OpenClipScorer:
         source: str | Path | Sequence[Any],
         device: torch.device | str = "cpu",
         batch_size: int = 64,
+        download: bool = False,
+        resize_mode: str | None = None,
     ) -> OpenClipScorer:
         """source: a folder with scorer.json, or the fields of ScorerFiles. device: as pick_device
-        takes. SettingsError says which file is missing, truncated or of another model."""
+        takes. download: fetch a tag's weights and a known head where they are not here.
+        resize_mode: of pictures that are no squares, open_clip's "shortest" or "longest"; None is
+        the model's own. SettingsError says which file is missing, truncated or of another model."""
         in_folder = isinstance(source, str | Path)
         files = read_description(source) if in_folder else ScorerFiles(*source)
         config = _model_config(files)
+        if download and files.head is not None:
+            fetch_head(files.head)
         head = None if files.head is None else read_head(files.head)
         if head is not None and len(head.weight) != config["embed_dim"]:
             raise SettingsError(
@@ -125,7 +130,7 @@ class OpenClipScorer:
                 f"{files.head} reads embeddings of {len(head.weight)} numbers, {files.model} "
                 f"makes {config['embed_dim']}",
             )
-        model, preprocess = _create(files)
+        model, preprocess = _create(files, download, resize_mode)
         return cls(
             model, preprocess, with_quick_words(open_clip.get_tokenizer(files.model)),
             config["embed_dim"], head, identity=_identity(files, config),
@@ -167,7 +172,7 @@ class OpenClipScorer:
         return self._unit(self.model.encode_image(inputs.to(self.device)))
 
     def _embed_different(self, texts: list[str]) -> torch.Tensor:
-        tokens = self.tokenize([_encodable(text) for text in texts])
+        tokens = self.tokenize([encodable(text) for text in texts])
         return self._unit(self.model.encode_text(tokens.to(self.device)))
 
     def _unit(self, features: torch.Tensor) -> torch.Tensor:
@@ -178,7 +183,7 @@ class OpenClipScorer:
         parts, start = [torch.zeros(0, self.embed_dim)], 0
         while start < len(items):
             batch = items[start : start + self.batch_size]
-            embedded = _unless_out_of_memory(embed, batch)
+            embedded = unless_out_of_memory(embed, batch)
             if embedded is None:
                 self.batch_size = len(batch) // 2
                 continue
@@ -220,7 +225,7 @@ class BatchPreprocess:
         return scaled.sub_(self.mean.to(pixels.device)).div_(self.std.to(pixels.device))
 
 
-def _unless_out_of_memory(
+def unless_out_of_memory(
     embed: Callable[[Any], torch.Tensor], batch: Sequence
 ) -> torch.Tensor | None:
     """`embed(batch)`, or None when memory ran out and the batch can be halved."""
@@ -234,68 +239,9 @@ def _unless_out_of_memory(
     return None
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """Lone surrogates, which no tokenizer takes, become U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-@dataclasses.dataclass(frozen=True)
-class AestheticHead:
-    """One linear map of unit-length embeddings. weight: (D,) float32."""
-
-    weight: torch.Tensor
-    bias: float
-
-    def __call__(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """(N, D) unit length -> (N,) scores, float32."""
-        return embeddings.float() @ self.weight + self.bias
-
-
-def read_head(path: str | Path) -> AestheticHead:
-    """An aesthetic head from .safetensors, or from .pth by weights_only.
-
-    Known: LAION's improved head (layers.{0,2,4,6,7}, no activations, so it is one linear map),
-    LAION's first ones (weight, bias) and Simulacra's (linear.weight, linear.bias, made for unit
-    vectors times sqrt(D)). SettingsError("head", ...) for anything else.
-    """
-    stored = {name: tensor.double() for name, tensor in _read_tensors(Path(path)).items()}
-    laion = [f"layers.{place}." for place in HEAD_LAYERS]
-    prefixes = [prefix for prefix in ("", "linear.", *laion) if f"{prefix}weight" in stored]
-    pairs = [(stored[f"{prefix}weight"], stored.get(f"{prefix}bias")) for prefix in prefixes]
-    if prefixes not in ([""], ["linear."], laion) or len(stored) != 2 * len(pairs):
-        found = ", ".join(sorted(stored)[:3])
-        raise SettingsError("head", f"{path} is not a known aesthetic head: it holds {found}")
-    try:
-        weight, bias = pairs[0]
-        for next_weight, next_bias in pairs[1:]:
-            weight, bias = next_weight @ weight, next_weight @ bias + next_bias
-        scale = math.sqrt(weight.shape[1]) if prefixes == ["linear."] else 1.0
-        if weight.shape[0] != 1 or bias.shape != (1,):
-            raise ValueError(f"it ends in {weight.shape[0]} numbers, not in one score")
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:  # shapes that do not fit
-        raise SettingsError("head", f"{path} is no aesthetic head: {_first_line(error)}") from None
-    if not torch.isfinite(weight).all() or not torch.isfinite(bias).all():
-        raise SettingsError("head", f"{path} holds a number that is not finite (NaN)")
-    return AestheticHead((scale * weight[0]).float(), float(bias))
-
-
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise SettingsError("head", f"there is no file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path, device="cpu")
-        with warnings.catch_warnings():  # about a foreign pickle, which is refused anyway
-            warnings.simplefilter("ignore")
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a broken file can raise
-        reason = f"truncated, broken or not just weights: {_first_line(error)}"
-        raise SettingsError("head", f"{path} is {reason}") from None
-    if not isinstance(loaded, dict) or not all(
-        isinstance(tensor, torch.Tensor) for tensor in loaded.values()
-    ):
-        raise SettingsError("head", f"{path} does not hold a table of named weights")
-    return loaded
 
 
 def read_description(folder: str | Path) -> ScorerFiles:
@@ -358,19 +304,17 @@ def _model_config(files: ScorerFiles) -> dict[str, Any]:
     return config
 
 
-def _create(files: ScorerFiles) -> tuple[torch.nn.Module, Callable[[Image.Image], torch.Tensor]]:
+def _create(
+    files: ScorerFiles, download: bool, resize_mode: str | None
+) -> tuple[torch.nn.Module, Callable[[Image.Image], torch.Tensor]]:
     """The model with its weights, float32 on the CPU, and the transform of one picture."""
-    weights = str(files.weights)
-    tags = open_clip.list_pretrained_tags_by_model(files.model)
-    if not Path(weights).is_file() and weights not in tags:
-        known = (
-            f" and {files.model} has no weights of that name" if not Path(weights).suffix else ""
-        )
-        raise SettingsError("weights", f"there is no file {weights}{known}")
+    weights, transform = _find_weights(files, download)
+    if resize_mode is not None:
+        transform = {**transform, "image_resize_mode": resize_mode}
     try:
         with torch.random.fork_rng(devices=[]):  # first weights, which the file then replaces
             model, _, preprocess = open_clip.create_model_and_transforms(
-                files.model, pretrained=weights
+                files.model, pretrained=weights, **transform
             )
     except Exception as error:  # whatever a broken file, a hub or another model's weights raise
         reason = f"{weights} cannot be loaded into {files.model}: {_first_line(error)}"
@@ -379,6 +323,52 @@ def _create(files: ScorerFiles) -> tuple[torch.nn.Module, Callable[[Image.Image]
         if not torch.isfinite(parameter).all():
             raise SettingsError("weights", f"{weights}: {name} is not finite (NaN)")
     return model, preprocess
+
+
+def _find_weights(files: ScorerFiles, download: bool) -> tuple[str, dict[str, Any]]:
+    """The file, or the tag that open_clip fetches; and what a tag says of the transform, for a
+    file that was fetched before. SettingsError("weights", ...) where there is none and `download`
+    does not say to fetch it."""
+    weights = str(files.weights)
+    if Path(weights).is_file():
+        return weights, {}
+    if weights not in open_clip.list_pretrained_tags_by_model(files.model):
+        known = (
+            f" and {files.model} has no weights of that name" if not Path(weights).suffix else ""
+        )
+        raise SettingsError("weights", f"there is no file {weights}{known}")
+    if download:
+        return weights, {}
+    config = open_clip.get_pretrained_cfg(files.model, weights)
+    found = cached_weights(files.model, weights)
+    if found is not None:
+        names = ("mean", "std", "interpolation", "resize_mode")
+        return str(found), {f"image_{name}": config[name] for name in names if name in config}
+    where = config.get("hf_hub", "").strip("/") or config.get("url", "")
+    raise SettingsError(
+        "weights",
+        f"the weights {weights} of {files.model} are not on this machine: --download fetches them "
+        f"from {where}, or scorer.json names a local file",
+    )
+
+
+def cached_weights(model: str, tag: str) -> Path | None:
+    """The file of a tag that open_clip fetched before, None without one."""
+    import huggingface_hub
+
+    config = open_clip.get_pretrained_cfg(model, tag)
+    repository, _, name = config.get("hf_hub", "").rpartition("/")
+    names = [name] if name else [f"open_clip_model{end}" for end in (".safetensors", ".bin")]
+    names += [] if name else ["open_clip_pytorch_model.bin"]
+    if name.endswith(".bin"):
+        names.insert(0, name[: -len(".bin")] + ".safetensors")
+    for one in names if repository else []:
+        found = huggingface_hub.try_to_load_from_cache(repository, one)
+        if isinstance(found, str):
+            return Path(found)
+    url = config.get("url", "")
+    old = Path("~/.cache/clip").expanduser() / url.rpartition("/")[2] if url else None
+    return old if old is not None and old.is_file() else None
 
 
 def _identity(files: ScorerFiles, config: dict[str, Any]) -> str:

@@ -41,6 +41,7 @@ NEEDS = (
 )  # fmt: skip
 PACK = ("__init__.py", "nodes", "promptadapt_core", "web", "locales", "example_workflows",
         "pyproject.toml")  # fmt: skip
+WORKFLOWS = ROOT / "example_workflows"
 FOLDER_VARIABLE, PYTHON_VARIABLE = "PROMPTADAPT_COMFYUI", "PROMPTADAPT_COMFYUI_PYTHON"
 START_SECONDS, RUN_SECONDS, PIP_SECONDS = 600.0, 300.0, 300.0
 
@@ -335,3 +336,14 @@ def api_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[st
                 inputs[slot["name"]] = list(links[slot["link"]])
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return prompt
+
+
+def workflow(name: str, object_info: dict[str, Any]) -> dict[str, Any]:
+    """An example workflow as a prompt for the server."""
+    return api_prompt(json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8")), object_info)
+
+
+def node_of(prompt: dict[str, Any], kind: str) -> tuple[str, dict[str, Any]]:
+    """(id, inputs) of the only node of a kind."""
+    (found,) = [(i, node["inputs"]) for i, node in prompt.items() if node["class_type"] == kind]
+    return found

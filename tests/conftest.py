@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import random
 import shutil
@@ -14,6 +15,18 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+PACK = "prompt-adapt"  # no space here: ComfyUI 0.3.75 then serves none of a pack's files
+
+
+def load_beside(name: str) -> None:
+    """Make `import NAME` find a file of this folder that is no test."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+load_beside("comfyui_host")
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +36,45 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the data folder `shared` beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def comfyui(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Any]:
+    """A running ComfyUI with the pack, the lab checkpoint, a copied policy and copied scorers."""
+    for needed in ("torch", "torchvision", "open_clip", "safetensors", "PIL"):
+        pytest.importorskip(needed)
+    import comfyui_host as host
+
+    from promptadapt_core.lab import export, folders
+    from promptadapt_core.policies import BUNDLED_FOLDER, DEFAULT_POLICY
+
+    cache = getattr(pytestconfig, "cache", None)
+    kept = Path(cache.mkdir("comfyui")) if cache else tmp_path_factory.mktemp("comfyui")
+    base = tmp_path_factory.mktemp("Comfy UI-base")
+    host.copy_pack(base / "custom_nodes", PACK)
+    checkpoints = base / "models" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    server = None
+    try:
+        folder, python = host.find_comfyui(kept)
+        export.export_checkpoint(None, checkpoints / "lab.safetensors")
+        ours = base / "models" / "promptadapt"
+        shutil.copytree(BUNDLED_FOLDER / DEFAULT_POLICY, ours / "copied")
+        shutil.copytree(folders.WEIGHTS / "scorer", ours / "copied-scorer")
+        server = host.ComfyUI(folder, python, base)
+        server.wait_until_up()
+        yield server
+    except host.Unavailable as error:
+        pytest.skip(f"there is no ComfyUI here: {error}")
+    finally:
+        if server is not None:
+            server.stop()
+        shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def object_info(comfyui: Any) -> dict[str, Any]:
+    return comfyui.get("/object_info")
 
 
 @pytest.fixture(scope="session")

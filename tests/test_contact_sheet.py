@@ -78,14 +78,17 @@ def test_text_is_broken_at_words_and_cut_at_the_end() -> None:
 
 def test_a_text_of_any_length_takes_no_time() -> None:
     started = time.process_time()
-    contact_sheet([Cell(filled(RED), ("y" * 100_000,), "x" * 100_000)])
-    assert time.process_time() - started < 2.0
+    contact_sheet([Cell(filled(RED), ("y" * 400_000,), "x" * 400_000)] * 16)
+    assert time.process_time() - started < 5.0
 
 
-def test_many_pictures_make_no_giant() -> None:
-    assert contact_sheet([Cell(filled(RED, 600, 600))] * 64).shape[1] == sheets.WIDEST + sheets.GAP
-    assert contact_sheet([Cell(filled(RED, 600, 600))] * 65).shape[1] <= sheets.WIDEST + sheets.GAP
-    assert max(contact_sheet([Cell(filled(RED, 9, 9), ("a", "b"))] * 1000).shape) < 8000
+def test_many_columns_make_no_giant() -> None:
+    cells = [Cell(filled(RED, 600, 6))] * 40
+    assert contact_sheet(cells[:8], 8).shape[1] == sheets.WIDEST + sheets.GAP
+    for columns in (9, 20, 40):
+        height, width, _ = contact_sheet(cells[:columns], columns).shape
+        assert 0.9 * sheets.WIDEST < width <= sheets.WIDEST + sheets.GAP
+        assert height < width / columns + 2 * sheets.GAP
 
 
 def test_what_the_font_lacks_becomes_a_question_mark() -> None:

@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,13 @@ from promptadapt_core.images import (
     DiffusersGenerator,
     ImageSettings,
     check_batch,
-    make_settings,
-    quiet_libraries,
+    check_size,
     to_pixels,
 )
 from promptadapt_core.lab.folders import renderer_folder
 from promptadapt_core.lab.text_encoder import write_tokenizer
+from promptadapt_core.pipeline_settings import PipelineOptions
+from promptadapt_core.quiet_libraries import quiet_libraries
 from promptadapt_core.settings import MAX_SEED, SettingsError
 
 diffusers = pytest.importorskip("diffusers")
@@ -316,6 +315,39 @@ def test_bad_settings_are_refused(sd3: Path, settings: dict[str, Any], name: str
     assert caught.value.name == name
 
 
+@pytest.mark.parametrize(
+    ("parts", "size", "unit"),
+    [
+        ({}, 24, 0),
+        ({}, 20, 8),
+        ({"patch_size": 2}, 24, 16),
+        ({"patch_size": (1, 2, 2)}, 24, 0),
+        ({"patch_size": 1, "packs": True}, 24, 16),  # Flux
+        ({"patch_size": 1, "packs": True}, 32, 0),
+    ],
+)
+def test_sizes_are_multiples_of_what_the_model_draws_in(
+    parts: dict[str, Any], size: int, unit: int
+) -> None:
+    class Model:
+        vae_scale_factor = 8
+        transformer = type("Part", (), {"config": parts})() if parts else None
+
+    if parts.get("packs"):
+        Model._pack_latents = staticmethod(lambda latents: latents)
+    if not unit:
+        assert check_size(Model(), size) is None
+        return
+    with pytest.raises(SettingsError, match=f"size: expected a multiple of {unit}, got {size}"):
+        check_size(Model(), size)
+
+
+def test_few_step_schedulers_outweigh_what_the_folder_recommends(sd3: Path) -> None:
+    found = DiffusersGenerator.load(sd3, device="cpu", options=PipelineOptions(sampler="euler"))
+    assert found.settings.num_steps == 8  # renderer.json's
+    assert "sampler euler" in found.identity
+
+
 def test_even_sigmas_are_for_flow_matching(tmp_path: Path) -> None:
     with quiet_libraries():
         folder = write_sd1(tmp_path)
@@ -342,49 +374,6 @@ def test_a_model_that_overflows_draws_no_black_pictures(sd3: Path) -> None:
         generator.pipeline.transformer.proj_out.bias[0] = float("nan")
     with pytest.raises(SettingsError, match="pictures: 2 of 2"):
         generator.generate(PROMPTS[:2], [0, 1])
-
-
-def test_quiet_blocks_of_several_threads_end_in_any_order() -> None:
-    from diffusers.utils import logging as of_diffusers
-    from transformers.utils import logging as of_transformers
-
-    def state() -> list[Any]:
-        libraries = (of_diffusers, of_transformers)
-        known = [(x.get_verbosity(), x.is_progress_bar_enabled()) for x in libraries]
-        return [*known, list(warnings.filters)]
-
-    before = state()
-    both_inside, first_is_out = threading.Barrier(2, timeout=20), threading.Event()
-    within: list[Any] = []
-
-    def first() -> None:
-        with quiet_libraries():
-            both_inside.wait()
-        first_is_out.set()
-
-    def second() -> None:
-        with quiet_libraries():
-            both_inside.wait()
-            assert first_is_out.wait(20)
-            within.append(state())
-
-    threads = [threading.Thread(target=target) for target in (first, second)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert within[0][:2] == [(of_diffusers.ERROR, False), (of_transformers.ERROR, False)]
-    assert within[0][2][0][0] == "ignore"
-    assert state() == before
-
-
-def test_quiet_blocks_within_each_other() -> None:
-    before = list(warnings.filters)
-    with quiet_libraries():
-        with pytest.raises(SettingsError), quiet_libraries():
-            make_settings({"colour": 1})
-        assert list(warnings.filters) != before
-    assert list(warnings.filters) == before
 
 
 def remove(path: Path) -> None:
@@ -430,6 +419,17 @@ def test_what_is_no_pipeline_is_refused(broken: Path, tmp_path: Path) -> None:
     rewrite(broken / "model_index.json", json.dumps(index).encode())
     with pytest.raises(SettingsError, match="is no pipeline"):
         load(broken)
+
+
+def test_a_gpu_that_is_not_there_is_named(sd3: Path) -> None:
+    with pytest.raises(SettingsError, match="device: 'cuda:99' cannot be used here"):
+        DiffusersGenerator.load(sd3, device="cuda:99")
+
+
+def test_a_language_model_draws_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
+    with pytest.raises(SettingsError, match="is no image model: it has no model_index.json"):
+        load(tmp_path)
 
 
 def test_code_in_the_folder_never_runs(broken: Path) -> None:

@@ -1,17 +1,12 @@
-"""The nodes at work in a real ComfyUI, see comfyui_host.py. One server for all tests of the file.
+"""The nodes at work in a real ComfyUI, see comfyui_host.py. One server for all tests.
 
 Where there is no network, no pip or no torchvision, the tests skip and say why.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import shutil
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,76 +15,20 @@ pytest.importorskip("torch")
 for needed in ("torchvision", "open_clip", "safetensors", "PIL"):
     pytest.importorskip(needed)
 
+from comfyui_host import WORKFLOWS, node_of, workflow  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from promptadapt_core.adapter import PromptAdapter  # noqa: E402
-from promptadapt_core.lab import export, folders  # noqa: E402
-from promptadapt_core.policies import BUNDLED_FOLDER, DEFAULT_POLICY  # noqa: E402
+from promptadapt_core.lab import folders  # noqa: E402
+from promptadapt_core.policies import DEFAULT_POLICY  # noqa: E402
 from promptadapt_core.scorers import read_description  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[1]
-WORKFLOWS = ROOT / "example_workflows"
 LAB_WORKFLOWS = sorted(path.stem for path in WORKFLOWS.glob("* (lab).json"))
 OTHER_WORKFLOWS = sorted(
     path.stem for path in WORKFLOWS.glob("*.json") if path.stem not in LAB_WORKFLOWS
 )
-PACK = "prompt-adapt"  # no space here: ComfyUI 0.3.75 then serves none of a pack's files
+PACK = "prompt-adapt"  # as in conftest.py
 MEGABYTE = 1 << 20
-
-
-def load_host() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("comfyui_host", ROOT / "tests/comfyui_host.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-host = load_host()
-
-
-@pytest.fixture(scope="module")
-def comfyui(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Any]:
-    """A running ComfyUI with the pack, the lab checkpoint, a copied policy and copied scorers."""
-    cache = getattr(pytestconfig, "cache", None)
-    kept = Path(cache.mkdir("comfyui")) if cache else tmp_path_factory.mktemp("comfyui")
-    base = tmp_path_factory.mktemp("Comfy UI-base")
-    host.copy_pack(base / "custom_nodes", PACK)
-    checkpoints = base / "models" / "checkpoints"
-    checkpoints.mkdir(parents=True)
-    server = None
-    try:
-        folder, python = host.find_comfyui(kept)
-        export.export_checkpoint(None, checkpoints / "lab.safetensors")
-        ours = base / "models" / "promptadapt"
-        shutil.copytree(BUNDLED_FOLDER / DEFAULT_POLICY, ours / "copied")
-        shutil.copytree(folders.WEIGHTS / "scorer", ours / "copied-scorer")
-        server = host.ComfyUI(folder, python, base)
-        server.wait_until_up()
-        yield server
-    except host.Unavailable as error:
-        pytest.skip(f"there is no ComfyUI here: {error}")
-    finally:
-        if server is not None:
-            server.stop()
-        shutil.rmtree(base, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def object_info(comfyui: Any) -> dict[str, Any]:
-    return comfyui.get("/object_info")
-
-
-def workflow(name: str, object_info: dict[str, Any]) -> dict[str, Any]:
-    """A workflow as a prompt for the server."""
-    text = (WORKFLOWS / f"{name}.json").read_text("utf-8")
-    return host.api_prompt(json.loads(text), object_info)
-
-
-def node_of(prompt: dict[str, Any], kind: str) -> tuple[str, dict[str, Any]]:
-    """(id, inputs) of the only node of a kind."""
-    (found,) = [(i, node["inputs"]) for i, node in prompt.items() if node["class_type"] == kind]
-    return found
 
 
 def adapt(user_input: str = "a cat on a roof", **changed: Any) -> dict[str, Any]:
@@ -101,14 +40,14 @@ def adapt(user_input: str = "a cat on a roof", **changed: Any) -> dict[str, Any]
     return {"1": {"class_type": "PromptAdaptAdapt", "inputs": {**inputs, **changed}}}
 
 
-def score(images: dict[str, Any], **changed: Any) -> dict[str, Any]:
-    """A prompt that scores what node "pictures" of `images` makes; 3 shows the JSON."""
+def score(nodes: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    """A prompt that scores what node "pictures" of `nodes` makes; 3 shows the JSON."""
     inputs = {
         "images": ["pictures", 0], "reward_models": ["1", 0], "user_input": "a red house",
         "top_k": 1, "aesthetic_weight": 1.0, "relevance_weight": 1.0,
     }  # fmt: skip
     return {
-        **images,
+        **nodes,
         "1": {"class_type": "PromptAdaptLoadRewardModels", "inputs": {"scorer": "lab"}},
         "2": {"class_type": "PromptAdaptAestheticReward", "inputs": {**inputs, **changed}},
         "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 8]}},
@@ -135,7 +74,7 @@ def test_the_nodes_and_the_files_around_them_are_served(
     comfyui: Any, object_info: dict[str, Any]
 ) -> None:
     ours = {name: about for name, about in object_info.items() if name.startswith("PromptAdapt")}
-    assert len(ours) == 6
+    assert len(ours) == 7
     assert {about["python_module"] for about in ours.values()} == {f"custom_nodes.{PACK}"}
     policies = ours["PromptAdaptLoadPolicy"]["input"]["required"]["policy"][0]
     assert policies[:2] == [DEFAULT_POLICY, "copied"]
@@ -205,8 +144,11 @@ def test_what_the_other_workflows_lack_is_said(
     comfyui: Any, object_info: dict[str, Any], name: str
 ) -> None:
     prompt = workflow(name, object_info)
-    prompt_id, errors = comfyui.queue_what_can_be(prompt)
-    assert comfyui.wait(prompt_id).ended == "execution_success", "Prompt Adapt can be run alone"
+    if any(node["class_type"] == "PromptAdaptAdapt" for node in prompt.values()):
+        prompt_id, errors = comfyui.queue_what_can_be(prompt)
+        assert comfyui.wait(prompt_id).ended == "execution_success", "it can be run alone"
+    else:
+        errors = comfyui.refusal(prompt)
     missing = {"CheckpointLoaderSimple", "PromptAdaptLoadRewardModels"}
     assert {prompt[node]["class_type"] for node in errors} <= missing
     checkpoint, _ = node_of(prompt, "CheckpointLoaderSimple")
@@ -274,6 +216,25 @@ def test_a_linked_text_that_is_bad_is_told_of_too(comfyui: Any) -> None:
     run = comfyui.run(prompt)
     assert run.ended == "execution_error"
     assert run.error["exception_message"].strip() == "user_input: expected some words, got none"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (adapt(policy="lab"), "policy: expected a link from Load Prompt Policy"),
+        (adapt(decoding="x"), "decoding: expected a link from Decoding Settings"),
+        (score({}, images="x"), "images: expected a link from a node that makes an IMAGE"),
+        (score({"pictures": empty_image(64)}, reward_models="lab"), "reward_models: expected a"),
+        (score({"pictures": empty_image(64)}, user_input=" "), "user_input: expected what was"),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else value.split(":")[0],
+)  # fmt: skip
+def test_what_only_a_link_can_bring_is_asked_for(
+    comfyui: Any, prompt: dict[str, Any], words: str
+) -> None:
+    run = comfyui.run(prompt)
+    assert run.ended == "execution_error"
+    assert run.error["exception_message"].startswith(words)
 
 
 def test_a_policy_that_is_deleted_and_comes_back(comfyui: Any) -> None:

@@ -118,6 +118,13 @@ def image(height: int, width: int, *colour: float) -> torch.Tensor:
     return torch.tensor(colour).expand(1, height, width, len(colour)).clone()
 
 
+def test_one_picture_becomes_a_batch_of_one(tensors: ModuleType) -> None:
+    picture = torch.arange(24, dtype=torch.uint8).view(2, 4, 3).numpy()
+    made = tensors.image_of(picture)
+    assert made.shape == (1, 2, 4, 3)
+    assert made[0, 1, 3, 2] == pytest.approx(23 / 255)
+
+
 def test_pictures_go_on_as_they_came(tensors: ModuleType) -> None:
     batch = torch.rand(2, 3, 4, 4) * 2.0 - 0.5  # alpha, and values beyond 0..1
     frames = tensors.frames_of([batch[:1], batch[1:]])

@@ -98,6 +98,10 @@ def test_what_does_not_fit_is_refused() -> None:
         reward_pictures(Reader(), ["a"], [picture(1)] * 2)
     with pytest.raises(SettingsError, match="3 pictures cannot take turns with 2"):
         reward_pictures(Reader(), ["a"] * 3, [picture(1)] * 3, [picture(1)] * 2)
+    with pytest.raises(SettingsError, match="user_input: expected what was asked for"):
+        reward_pictures(Reader(), ["a", " \n"], [picture(1)] * 2)
+    looks_only = RewardSettings(relevance_weight=0.0)
+    assert reward_pictures(Reader(), [""], [picture(1)], settings=looks_only).rewards == [1.0]
     with pytest.raises(SettingsError, match="picture 2 has scores"):
         reward_pictures(Reader(), ["a"] * 2, [picture(1), picture(1, blue=1)])
 

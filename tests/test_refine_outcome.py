@@ -30,7 +30,7 @@ def refinement(*rewards: float, accepted: bool = True, plain: float = 0.0) -> Re
     ]
     return Refinement(
         "a cat", accepted, first, best_of(everything, first), everything, rounds, 0.05, [7],
-        len(everything), 1.5, [],
+        len(everything), len(everything), 1.5, [],
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Scores of pictures: the heads' golden numbers, and a tiny CLIP of open_clip's own classes."""
+"""Scores of pictures by a tiny CLIP of open_clip's own classes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from promptadapt_core.scorers import (  # noqa: E402
     BatchPreprocess,
     OpenClipScorer,
     ScorerFiles,
+    cached_weights,
     read_description,
-    read_head,
     write_description,
 )
 from promptadapt_core.settings import MAX_INPUT_CHARACTERS, SettingsError  # noqa: E402
@@ -38,17 +38,6 @@ TINY = {
         "image_size": SIZE, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16,
     },
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
-}  # fmt: skip
-RATINGS = {  # of the embeddings rating0.npy to rating9.npy, as their authors published them
-    "sac+logos+ava1-l14-linearMSE.pth": (
-        "l14", (1.66, 2.36, 3.07, 3.67, 4.24, 4.70, 5.07, 5.37, 5.58, 5.75),
-    ),
-    "sa_0_4_vit_l_14_linear.pth": (
-        "l14", (-2.46, -0.14, 1.90, 3.58, 5.10, 6.47, 7.79, 9.05, 10.23, 11.30),
-    ),
-    "sa_0_4_vit_b_32_linear.pth": (
-        "b32", (-1.47, 0.27, 1.99, 3.61, 5.09, 6.39, 7.67, 8.92, 9.92, 11.01),
-    ),
 }  # fmt: skip
 
 
@@ -79,90 +68,6 @@ def pictures(number: int, height: int = SIZE, width: int = SIZE, seed: int = 0) 
     blocks = np.random.default_rng(seed).integers(0, 256, (number, 4, 4, 3), dtype=np.uint8)
     rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
     return np.ascontiguousarray(blocks[:, rows][:, :, columns])
-
-
-@pytest.mark.parametrize("name", RATINGS)
-def test_published_heads_give_their_published_scores(shared: Path, name: str) -> None:
-    model, expected = RATINGS[name]
-    heads = shared / "data" / "aesthetic_heads"
-    rows = [np.load(heads / f"clip_{model}_ratings" / f"rating{n}.npy")[0] for n in range(10)]
-    scores = read_head(heads / name)(torch.from_numpy(np.stack(rows)))
-    assert scores.dtype == torch.float32
-    assert scores.tolist() == pytest.approx(expected, abs=0.01)
-
-
-@pytest.mark.parametrize("width", [512, 768])
-def test_simulacra_heads_read_vectors_of_length_root_d(shared: Path, width: int) -> None:
-    kind = {512: "b_32", 768: "l_14"}[width]
-    path = shared / "data/aesthetic_heads" / f"sac_public_2022_06_29_vit_{kind}_linear.pth"
-    stored = torch.load(path, map_location="cpu", weights_only=True)
-    unit = torch.zeros(1, width)
-    unit[0, 3] = 1.0
-    by_hand = float(stored["linear.weight"][0, 3]) * width**0.5 + float(stored["linear.bias"])
-    assert read_head(path)(unit).tolist() == pytest.approx([by_hand], abs=1e-4)
-
-
-def layers(last: int = 1) -> dict[str, torch.Tensor]:
-    """A head of LAION's kind on 2 numbers, x and y: 10 * (2 * (x + 3 * y + 1) - 4) + 0.5."""
-    one = torch.tensor([[1.0]])
-    return {
-        "layers.0.weight": torch.tensor([[1.0, 3.0]]), "layers.0.bias": torch.tensor([1.0]),
-        "layers.2.weight": 2 * one, "layers.2.bias": torch.tensor([-4.0]),
-        "layers.4.weight": one, "layers.4.bias": torch.tensor([0.0]),
-        "layers.6.weight": 10 * one, "layers.6.bias": torch.tensor([0.0]),
-        "layers.7.weight": one.repeat(last, 1), "layers.7.bias": torch.full((last,), 0.5),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("ending", ["safetensors", "pth"])
-def test_layers_without_activations_become_one(tmp_path: Path, ending: str) -> None:
-    path = tmp_path / f"head.{ending}"
-    save_file(layers(), path) if ending == "safetensors" else torch.save(layers(), path)
-    head = read_head(path)
-    assert head.weight.tolist() == [20.0, 60.0]
-    assert head.bias == pytest.approx(-19.5)
-    assert head(torch.tensor([[1.0, 0.0], [0.6, -0.8]])).tolist() == pytest.approx([0.5, -55.5])
-
-
-class Unwelcome:
-    """What a pickle must not be able to bring in."""
-
-
-BROKEN_HEADS = {
-    "truncated.safetensors": lambda path: path.write_bytes(b"\x40\x00\x00\x00\x00\x00\x00\x00{"),
-    "empty.pth": lambda path: path.write_bytes(b""),
-    "object.pth": lambda path: torch.save({"weight": Unwelcome()}, path),
-    "list.pth": lambda path: torch.save([torch.zeros(1)], path),
-    "names.safetensors": lambda path: save_file({"gain": torch.zeros(1, 3)}, path),
-    "activations.safetensors": lambda path: save_file(
-        {name.replace("7", "9"): tensor for name, tensor in layers().items()}, path
-    ),
-    "two_scores.safetensors": lambda path: save_file(layers(last=2), path),
-    "misfit.safetensors": lambda path: save_file(
-        {**layers(), "layers.4.weight": torch.zeros(1, 5)}, path
-    ),
-    "nan.safetensors": lambda path: save_file(
-        {"weight": torch.tensor([[math.nan]]), "bias": torch.zeros(1)}, path
-    ),
-    "flat.safetensors": lambda path: save_file(
-        {"linear.weight": torch.zeros(3), "linear.bias": torch.zeros(1)}, path
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN_HEADS)
-def test_a_broken_head_is_named(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    BROKEN_HEADS[name](path)
-    with pytest.raises(SettingsError) as caught:
-        read_head(path)
-    assert caught.value.name == "head"
-    assert str(path) in caught.value.reason
-
-
-def test_a_missing_head_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="there is no file .*nowhere.pth"):
-        read_head(tmp_path / "nowhere.pth")
 
 
 def test_scores_are_those_of_open_clip(folder: Path, scorer: OpenClipScorer) -> None:
@@ -413,6 +318,44 @@ def test_a_description_reads_back(folder: Path) -> None:
         "tiny-clip", folder / "clip.safetensors", folder / "head.safetensors",
         folder / "tiny-clip.json", 0.4, 7.0,
     )  # fmt: skip
+
+
+def test_a_tag_is_fetched_only_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the weights of a tag are not in open_clip's cache, it says where they are."""
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *names: None)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    files = ScorerFiles("ViT-B-32-quickgelu", "openai")
+    with pytest.raises(SettingsError, match="weights openai of .* --download fetches them") as told:
+        OpenClipScorer.load(files)
+    assert told.value.name == "weights"
+    assert "vit_base_patch32" in told.value.reason or "http" in told.value.reason
+
+
+def test_what_was_fetched_before_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked: list[tuple[str, str]] = []
+
+    def cached(repository: str, name: str) -> str | None:
+        asked.append((repository, name))
+        return str(tmp_path / name) if name.endswith(".bin") else None
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
+    found = cached_weights("ViT-B-32", "laion2b_s34b_b79k")
+    assert found is not None
+    assert found.parent == tmp_path
+    assert [name.rpartition(".")[2] for _, name in asked] == ["safetensors", "bin"]
+    assert {repository for repository, _ in asked} == {"laion/CLIP-ViT-B-32-laion2B-s34B-b79K"}
+    assert cached_weights("ViT-B-32", "no such tag") is None
+
+
+def test_a_known_head_that_is_missing_is_told_with_its_place(folder: Path, tmp_path: Path) -> None:
+    files = read_description(folder)._replace(head=tmp_path / "sa_0_4_vit_l_14_linear.pth")
+    with pytest.raises(SettingsError, match="there is no file .*l_14_linear.pth; it is published"):
+        OpenClipScorer.load(files)
 
 
 @pytest.mark.parametrize(

@@ -281,7 +281,7 @@ def test_terms_that_are_left_out_or_constant_do_no_harm(inputs: Path, tmp_path: 
         (["--policy="], "--policy: expected a folder"),
         (["--policy=nowhere"], "--policy: there is no policy 'nowhere'"),
         (["--user-inputs=nowhere"], "--user-inputs: there is no file nowhere"),
-        (["--renderer=nowhere"], "--renderer: expected lab or a folder, got 'nowhere'"),
+        (["--renderer=nowhere"], "--renderer: expected lab or a folder, or a .safetensors file, got"),
         (["--scorer=nowhere"], "--scorer: expected lab or a folder"),
         (["--resume"], "--resume: there is no run in"),
         (["--num-seeds=1", "--num-images=2"], "--num-seeds: expected 0 or at least"),

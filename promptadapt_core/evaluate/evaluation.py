@@ -15,8 +15,13 @@ from .. import __version__, runs
 from ..clip_tokens import count_clip_tokens
 from ..judging import judge_of_renderer, load_judge
 from ..settings import SettingsError
-from ..train.ppo_settings import PICTURE_SETTINGS
-from ..train.rendered_reward import load_renderer, load_scorer
+from ..train.rendered_reward import (
+    check_part_names,
+    check_picture_options,
+    load_renderer,
+    load_scorer,
+    picture_options,
+)
 from . import acceptance, plots, rows
 from .gallery import Gallery, make_gallery
 from .inputs import Inputs, described, load_inputs
@@ -27,7 +32,6 @@ from .rows import Prompts
 from .scoring import Parts, Plain, Scoring, ShouldStop
 from .settings import (
     BEST_OF_N,
-    LAB,
     ORACLE,
     PEOPLE,
     POLICY,
@@ -61,21 +65,26 @@ def check(settings: EvaluateSettings) -> list[RowPlan]:
         raise SettingsError("out", "expected a folder")
     if Path(settings.out).exists() and not Path(settings.out).is_dir():
         raise SettingsError("out", f"{settings.out} is a file, expected a folder")
-    for name, value in (("renderer", settings.renderer), ("scorer", settings.scorer)):
-        if value != LAB and not Path(value).is_dir():
-            raise SettingsError(name, f"expected {LAB} or a folder, got {value!r}")
+    check_part_names(settings.renderer, settings.scorer)
+    check_picture_options(picture_options(settings), settings.device)
     rows.check_policies([folder for plan in plans for folder in plan.folders])
     return plans
 
 
 def load_parts(settings: EvaluateSettings) -> Parts:
     """SettingsError names what is missing or broken."""
-    options = {name: getattr(settings, name) for name in PICTURE_SETTINGS}
     generator = load_renderer(
-        settings.renderer, settings.device, batch_size=settings.render_batch_size, **options
+        settings.renderer,
+        settings.device,
+        batch_size=settings.render_batch_size,
+        **picture_options(settings),
     )
-    scorer = load_scorer(settings.scorer, settings.device)
-    judge = load_judge(judge_of_renderer(settings.judge, settings.renderer), settings.device)
+    scorer = load_scorer(settings.scorer, settings.device, download=settings.download)
+    judge = load_judge(
+        judge_of_renderer(settings.judge, settings.renderer),
+        settings.device,
+        download=settings.download,
+    )
     if judge is not None and judge.identity == scorer.identity:
         raise SettingsError("judge", "this is the scorer of the reward, which proves nothing")
     return Parts(generator, scorer, judge)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from ..settings import MAX_SEED, RenderingSettings, SettingsError, setting
+from ..pipeline_settings import PipelineRendering
+from ..settings import MAX_SEED, SettingsError, setting
 
 LAB = "lab"
 EVALUATION_SEED = 90_001  # trainings use seeds below 1000
@@ -27,11 +28,14 @@ class RowPlan:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateSettings(RenderingSettings):
+class EvaluateSettings(PipelineRendering):
     """What is compared, on what, and how far the searches for suffix and oracle go."""
 
     renderer: str = setting(
-        LAB, "lab, or the folder of a diffusers pipeline that draws", metavar="lab|FOLDER"
+        LAB,
+        "what draws: lab, the folder of a diffusers pipeline, a checkpoint of one .safetensors "
+        "file, or with --download a name of the hub",
+        metavar="lab|FOLDER|FILE|NAME",
     )
     scorer: str = setting(LAB, "lab, or a folder with scorer.json", metavar="lab|FOLDER")
     judge: str = setting(

@@ -55,8 +55,9 @@ class Round:
 @dataclasses.dataclass(frozen=True)
 class Refinement:
     """accepted: the best prompt beats the user input by the margin. adapted_prompt and pictures:
-    of the best prompt if it was accepted, else the user input and its own. notes: sentences on
-    what else happened, such as a budget that was spent."""
+    of the best prompt if it was accepted, else the user input and its own. num_rendered: how many
+    of num_images were not known from before. notes: sentences on what else happened, such as a
+    budget that was spent."""
 
     user_input: str
     accepted: bool
@@ -67,6 +68,7 @@ class Refinement:
     margin: float
     image_seeds: list[int]
     num_images: int
+    num_rendered: int
     seconds: float
     notes: list[str]
 
@@ -112,6 +114,7 @@ class Refinement:
             "margin": self.margin,
             "image_seeds": self.image_seeds,
             "num_images": self.num_images,
+            "num_rendered": self.num_rendered,
             "seconds": round(self.seconds, 3),
             "notes": self.notes,
             "tried": [one.as_json() for one in self.ranked],

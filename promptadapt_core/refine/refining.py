@@ -134,6 +134,7 @@ class Refiner:
             margin=self.settings.margin,
             image_seeds=self.image_seeds,
             num_images=self.num_images,
+            num_rendered=self.generator.num_rendered,
             seconds=time.monotonic() - self._began,
             notes=self.notes,
         )

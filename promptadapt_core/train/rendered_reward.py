@@ -14,11 +14,16 @@ from typing import Any
 
 from .. import rewards, runs
 from ..baselines import BaselineCache
+from ..devices import pick_device
 from ..images import DiffusersGenerator, ImageGenerator, make_settings
 from ..judging import Judge, judge_of_renderer, load_judge
+from ..pipeline_loading import HUB_NAME, check_options
+from ..pipeline_settings import PipelineOptions, PipelineRendering, option_names
 from ..policies import resolve_policy
+from ..render_memory import probe_batch_size
 from ..reward_settings import RewardSettings
-from ..scorers import OpenClipScorer, Scorer
+from ..scorer_folders import AnyScorer, can_score, load_scorer_folder
+from ..scorers import Scorer
 from ..settings import SettingsError
 from .ppo_settings import PICTURE_SETTINGS, PpoSettings
 from .user_inputs import read_user_inputs
@@ -85,6 +90,7 @@ class RenderedReward:
             f"guidance {pictures.guidance_scale:g}; {self.num_kept:,} scores of plain user inputs "
             "were kept before",
             f"reward: {' + '.join(weights)}",
+            *getattr(self.rewarder.generator, "notices", ()),
         ]
 
 
@@ -94,10 +100,14 @@ def load_parts(
     """The reward and the judge of a run. SettingsError for what cannot be used; the run folder is
     made last."""
     check_names(settings)
-    chosen = {name: getattr(settings, name) for name in PICTURE_SETTINGS}
-    make_settings({name: value for name, value in chosen.items() if value is not None})
-    judge = load_judge(judge_of_renderer(settings.judge, settings.renderer), settings.device)
-    scorer = load_scorer(settings.scorer, settings.device)
+    chosen = picture_options(settings)
+    check_picture_options(chosen, settings.device)
+    judge = load_judge(
+        judge_of_renderer(settings.judge, settings.renderer),
+        settings.device,
+        download=settings.download,
+    )
+    scorer = load_scorer(settings.scorer, settings.device, download=settings.download)
     if judge is not None and judge.identity == scorer.identity:
         raise SettingsError("judge", "this is the scorer of the reward, which proves nothing")
     generator = load_renderer(
@@ -117,32 +127,70 @@ def check_names(settings: PpoSettings) -> None:
         raise SettingsError("resume", f"there is no run in {settings.out}")
     read_user_inputs(settings.user_inputs)
     resolve_policy(settings.policy)
-    for name, value in (("renderer", settings.renderer), ("scorer", settings.scorer)):
-        if value != LAB and not os.path.isdir(value):
-            raise SettingsError(name, f"expected {LAB} or a folder, got {value!r}")
+    check_part_names(settings.renderer, settings.scorer)
     if os.path.exists(settings.out):
         runs.RunFolder(settings.out, settings.resume)
 
 
-def load_renderer(name: str, device: str, **options: Any) -> DiffusersGenerator:
-    """The lab's renderer, or the diffusers pipeline of a folder. options: of
-    DiffusersGenerator.load."""
+def check_part_names(renderer: str, scorer: str) -> None:
+    """SettingsError("renderer" or "scorer", ...) for a name that can stand for neither. A hub name
+    is looked up when it is loaded."""
+    if renderer != LAB and not os.path.exists(renderer) and not HUB_NAME.fullmatch(renderer):
+        reason = f"expected {LAB} or a folder, or a .safetensors file, got {renderer!r}"
+        raise SettingsError("renderer", reason)
+    if scorer != LAB and not os.path.isdir(scorer):
+        raise SettingsError("scorer", f"expected {LAB} or a folder, got {scorer!r}")
+
+
+def picture_options(settings: PipelineRendering) -> dict[str, Any]:
+    """What `load_renderer` takes of the settings, beside renderer, device and batch size."""
+    return {name: getattr(settings, name) for name in PICTURE_SETTINGS}
+
+
+def check_picture_options(chosen: dict[str, Any], device: str) -> None:
+    """SettingsError for what can be refused before anything large is loaded."""
+    known = (*option_names(), "render_precision")
+    pictures = {name: chosen[name] for name in chosen if name not in known}
+    make_settings({name: value for name, value in pictures.items() if value is not None})
+    options = PipelineOptions(**{name: chosen[name] for name in option_names()})
+    check_options(options, pick_device(device))
+
+
+def load_renderer(
+    name: str,
+    device: str,
+    *,
+    batch_size: int = 8,
+    render_precision: str = "auto",
+    **options: Any,
+) -> DiffusersGenerator:
+    """The lab's renderer, or any that DiffusersGenerator.load takes. batch_size: 0 probes the
+    GPU's memory. options: fields of PipelineOptions and of ImageSettings."""
     if name == LAB:
         from ..lab.folders import renderer_folder
 
         name = str(renderer_folder())
+    known = option_names()
+    pipeline = PipelineOptions(**{key: options[key] for key in options if key in known})
+    settings = {key: options[key] for key in options if key not in known}
     try:
-        return DiffusersGenerator.load(name, device=device, **options)
+        generator = DiffusersGenerator.load(
+            name, device=device, precision=render_precision, batch_size=batch_size or 1,
+            options=pipeline, **settings,
+        )  # fmt: skip
     except SettingsError as error:
-        told = "renderer" if error.name == "folder" else error.name
-        raise SettingsError(told, error.reason) from None
+        told = {"folder": "renderer", "precision": "render_precision"}
+        raise SettingsError(told.get(error.name, error.name), error.reason) from None
+    if batch_size == 0:
+        generator.batch_size = probe_batch_size(generator)
+    return generator
 
 
-def load_scorer(name: str, device: str) -> OpenClipScorer:
-    """The lab's scorer, or that of a folder with scorer.json; one without an aesthetic head has no
-    aesthetic term."""
+def load_scorer(name: str, device: str, *, download: bool = False) -> AnyScorer:
+    """The lab's scorer, or that of a folder; one without an aesthetic head scores no pictures.
+    download: as load_scorer_folder."""
     folder = Path(__file__).parents[1] / "lab" / "weights" / "scorer" if name == LAB else name
-    scorer = OpenClipScorer.load(folder, device)
-    if scorer.head is None:
+    scorer = load_scorer_folder(folder, device, download=download)
+    if not can_score(scorer):
         raise SettingsError("scorer", f"{name} has no aesthetic head, so it can score no pictures")
     return scorer

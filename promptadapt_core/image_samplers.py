@@ -1,0 +1,83 @@
+"""Schedulers of diffusers by short names (pipeline_settings.SAMPLERS).
+
+Only those that draw their noise from the picture's own generator: a picture then depends neither
+on its batch nor on the process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .quiet_libraries import quiet_libraries
+from .settings import SettingsError
+
+DPM = "DPMSolverMultistepScheduler"
+# The class, and what differs from its defaults and from the model's own configuration.
+DIFFUSION: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "dpm++": (DPM, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "dpm++-karras": (DPM, {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}),
+    "dpm++-sde": (DPM, {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+    "lightning": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "tcd": ("TCDScheduler", {}),
+    "turbo": ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing"}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+# Of models that match flows. Their pipelines hand the scheduler no generator, so that none here
+# may draw noise.
+FLOW: dict[str, tuple[str, dict[str, Any]]] = {
+    "euler": ("FlowMatchEulerDiscreteScheduler", {}),
+    "dpm++": (DPM, {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}),
+}
+# What few-step models and LoRAs were made for; guidance 1 is none.
+FEW_STEPS: dict[str, dict[str, Any]] = {
+    "lcm": {"num_steps": 4, "guidance_scale": 1.0},
+    "lightning": {"num_steps": 4, "guidance_scale": 1.0},
+    "tcd": {"num_steps": 4, "guidance_scale": 1.0},
+    "turbo": {"num_steps": 1, "guidance_scale": 1.0},
+}
+
+
+def set_sampler(pipeline: Any, name: str) -> None:
+    """Give the pipeline the scheduler of the name, with the model's own noise levels. Raises
+    SettingsError("sampler", ...) where the model and the scheduler do not fit."""
+    import diffusers
+
+    old = pipeline.scheduler
+    known = FLOW if matches_flow(old) else DIFFUSION
+    if name not in known:
+        kind = type(pipeline).__name__
+        names = ", ".join(known)
+        raise SettingsError("sampler", f"the {kind} of this renderer takes {names}, not {name}")
+    class_name, changes = known[name]
+    if known is FLOW and class_name == DPM:
+        changes = {**changes, "flow_shift": float(old.config.get("shift", 1.0))}
+    scheduler_class = getattr(diffusers, class_name)
+    try:
+        with quiet_libraries():
+            pipeline.scheduler = scheduler_class.from_config(old.config, **changes)
+    except (ValueError, TypeError, NotImplementedError, AssertionError) as error:
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SettingsError("sampler", f"{name} does not fit this renderer: {told}") from None
+
+
+def matches_flow(scheduler: Any) -> bool:
+    """Whether the model of this scheduler predicts the flow from noise to picture."""
+    config = getattr(scheduler, "config", {})
+    flow = config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas")
+    return "FlowMatch" in type(scheduler).__name__ or bool(flow)
+
+
+def recommended_by_sampler(pipeline: Any, name: str) -> dict[str, Any]:
+    """The ImageSettings that few-step schedulers ask for, {} for others."""
+    found = dict(FEW_STEPS.get(name, {}))
+    unet = getattr(pipeline, "unet", None)
+    if unet is not None and unet.config.get("time_cond_proj_dim"):
+        found.pop("guidance_scale", None)  # distilled with guidance as an input
+    return found

@@ -1,0 +1,244 @@
+"""Pipelines of diffusers' own classes at tiny width: from a folder, from one file, with what is
+put on top."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+from promptadapt_core.images import DiffusersGenerator  # noqa: E402
+from promptadapt_core.pipeline_loading import SAFETY_NOTICE  # noqa: E402
+from promptadapt_core.pipeline_settings import PipelineOptions  # noqa: E402
+from promptadapt_core.quiet_libraries import quiet_libraries  # noqa: E402
+from promptadapt_core.settings import SettingsError  # noqa: E402
+
+PROMPTS = ["a red cat", "a blue boat by the sea", "a green tree"]
+KINDS = ("sd1", "sd2", "sdxl", "sd3", "flux", "pixart")
+ONE_FILE = ("sd1", "sd2", "sdxl")
+
+
+def support() -> ModuleType:
+    path = Path(__file__).with_name("tiny_pipelines.py")
+    spec = importlib.util.spec_from_file_location("tiny_pipelines", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tiny = support()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder of each kind, and one file of three."""
+    place = tmp_path_factory.mktemp("pipelines")
+    with quiet_libraries():
+        for kind in KINDS:
+            tiny.write_pipeline(kind, place / kind)
+        for kind in ONE_FILE:
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(place / kind)
+            tiny.save_single_file(pipeline, place / f"{kind}.safetensors", kind)
+    return place
+
+
+def load(source: Path, **changes: Any) -> DiffusersGenerator:
+    wanted: dict[str, Any] = {"device": "cpu", "num_steps": 2, "size": 16}
+    options = {name: changes.pop(name) for name in list(changes) if hasattr(DEFAULTS, name)}
+    return DiffusersGenerator.load(
+        source, options=PipelineOptions(**options), **{**wanted, **changes}
+    )
+
+
+DEFAULTS = PipelineOptions()
+
+
+def draw(generator: DiffusersGenerator, number: int = 1) -> np.ndarray:
+    return generator.generate(PROMPTS[:number], list(range(number)))
+
+
+def distance(left: np.ndarray, right: np.ndarray) -> int:
+    return int(np.abs(left.astype(int) - right.astype(int)).max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_architecture_draws_the_same_in_any_batch(
+    place: Path,
+    kind: str,
+    untouched_generators: Callable[[], AbstractContextManager[None]],
+) -> None:
+    generator = load(place / kind, batch_size=3)
+    with untouched_generators():
+        together = draw(generator, 3)
+    assert together.shape == (3, 16, 16, 3)
+    for batch_size in (1, 2):
+        generator.batch_size = batch_size
+        assert distance(together, draw(generator, 3)) <= 1
+    assert distance(together[0], together[1]) > 1
+    other = generator.generate(PROMPTS[1:2], [0])[0]
+    assert distance(together[0], other) > 0  # the text counts
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("a connection was asked for")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.mark.parametrize("kind", ONE_FILE)
+def test_one_file_draws_what_its_folder_draws(place: Path, kind: str, no_network: None) -> None:
+    folder, file = load(place / kind), load(place / f"{kind}.safetensors")
+    assert type(folder.pipeline) is type(file.pipeline)
+    assert type(folder.pipeline.scheduler) is type(file.pipeline.scheduler)
+    assert distance(draw(folder, 2), draw(file, 2)) == 0
+    assert folder.identity != file.identity
+
+
+def test_configs_of_ones_own_serve_one_file(place: Path, no_network: None) -> None:
+    configs = place / "sd1"
+    with_own = load(place / "sd1.safetensors", renderer_config=str(configs))
+    assert distance(draw(with_own), draw(load(place / "sd1.safetensors"))) == 0
+    assert " config " in with_own.identity
+
+
+def test_a_file_of_another_kind_takes_the_rest_from_its_configs(
+    place: Path, tmp_path: Path, no_network: None
+) -> None:
+    weights = load_file(place / "sd3" / "transformer" / "diffusion_pytorch_model.safetensors")
+    path = tmp_path / "sd3.safetensors"
+    save_file(weights, path)
+    with pytest.raises(SettingsError, match="neither Stable Diffusion 1, 2 nor XL: --renderer-con"):
+        load(path)
+    generator = load(path, renderer_config=str(place / "sd3"))
+    assert distance(draw(generator), draw(load(place / "sd3"))) == 0
+
+
+def test_prediction_of_one_file_can_be_told(place: Path) -> None:
+    usual = load(place / "sd1.safetensors")
+    told = load(place / "sd1.safetensors", prediction="v_prediction")
+    assert told.pipeline.scheduler.config.prediction_type == "v_prediction"
+    assert told.identity != usual.identity
+    assert distance(draw(told), draw(usual)) > 1
+
+
+def test_the_safety_checker_is_off_and_said_to_be(place: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(place / "sd1", tmp_path / "checked"))
+    path = folder / "model_index.json"
+    index = json.loads(path.read_text(encoding="utf-8"))
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["requires_safety_checker"] = True
+    path.write_text(json.dumps(index), encoding="utf-8")
+    generator = load(folder)  # there is not even a folder of it
+    assert generator.pipeline.safety_checker is None
+    assert generator.notices == (SAFETY_NOTICE,)
+    assert load(place / "sd1").notices == ()
+    assert distance(draw(generator), draw(load(place / "sd1"))) == 0
+
+
+def test_a_pipeline_that_changes_pictures_becomes_its_sibling(place: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(place / "sd1", tmp_path / "img2img"))
+    path = folder / "model_index.json"
+    index = json.loads(path.read_text(encoding="utf-8"))
+    index["_class_name"] = "StableDiffusionImg2ImgPipeline"
+    path.write_text(json.dumps(index), encoding="utf-8")
+    generator = load(folder)
+    assert type(generator.pipeline).__name__ == "StableDiffusionPipeline"
+    assert distance(draw(generator), draw(load(place / "sd1"))) == 0
+
+
+def test_a_unet_for_painting_into_pictures_is_refused(place: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(place / "sd1", tmp_path / "inpainting"))
+    with quiet_libraries(), tiny.seeded(0):
+        tiny.unet(in_channels=9, cross_attention_dim=64, attention_head_dim=8).save_pretrained(
+            folder / "unet"
+        )
+    with pytest.raises(SettingsError, match="its U-Net reads 9 channels"):
+        load(folder)
+
+
+def test_usual_steps_and_guidance_are_the_pipelines(place: Path) -> None:
+    for kind, steps, guidance in (("flux", 28, 3.5), ("pixart", 20, 4.5), ("sd1", 20, 7.5)):
+        settings = load(place / kind, num_steps=None).settings
+        assert (settings.num_steps, settings.guidance_scale) == (steps, guidance)
+
+
+def test_flux_refuses_what_would_have_no_effect(place: Path) -> None:
+    with pytest.raises(SettingsError, match="negative_prompt: has no effect on a FluxPipeline"):
+        load(place / "flux", negative_prompt="a dog")
+    with pytest.raises(SettingsError, match="size: expected a multiple of"):
+        load(place / "flux", size=20)
+
+
+def test_hub_names_are_fetched_only_on_request(
+    place: Path, monkeypatch: pytest.MonkeyPatch, no_network: None
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def download(name: str, **options: Any) -> str:
+        asked.append({"name": name, **options})
+        if options["local_files_only"]:
+            raise OSError("not in the cache")
+        return str(place / "sd1")
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "download", download)
+    with pytest.raises(SettingsError, match="folder or file artist/model; .* --download fetches"):
+        load(Path("artist/model"))
+    assert [one["local_files_only"] for one in asked] == [True]
+    assert asked[0]["use_safetensors"]
+    generator = DiffusersGenerator.load(
+        "artist/model", device="cpu", num_steps=1, size=16, options=PipelineOptions(download=True)
+    )
+    assert generator.identity.split()[0] == load(place / "sd1").identity.split()[0]
+    assert asked[-1]["name"] == "artist/model"
+    with pytest.raises(SettingsError, match="there is no folder nowhere"):
+        load(Path("nowhere"))
+
+
+def test_configs_of_foreign_libraries_are_not_imported(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    index = {"_class_name": "StableDiffusionPipeline", "unet": ["antigravity", "Own"]}
+    (tmp_path / "configs" / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(SettingsError, match="unet is of antigravity, which is not loaded"):
+        load(place / "sd1.safetensors", renderer_config=str(tmp_path / "configs"))
+
+
+def test_a_file_without_a_part_is_named(place: Path, tmp_path: Path) -> None:
+    weights = load_file(place / "sd1.safetensors")
+    for gone, told in (
+        ("first_stage_model.", "holds no autoencoder"),
+        ("cond_stage_model.", "without its text encoder"),
+        ("model.diffusion_model.middle_block.0.in_layers.0.weight", "does not hold all"),
+    ):
+        path = tmp_path / "part.safetensors"
+        save_file({n: t for n, t in weights.items() if not n.startswith(gone)}, path)
+        with pytest.raises(SettingsError, match=told) as caught:
+            load(path)
+        assert caught.value.name == "folder"
+        assert str(path) in caught.value.reason
+
+
+def test_a_half_downloaded_file_is_named(place: Path, tmp_path: Path) -> None:
+    path = tmp_path / "half.safetensors"
+    content = (place / "sd1.safetensors").read_bytes()
+    for size in (0, 5, 1000, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(SettingsError, match=r"half\.safetensors (is broken or cut|has \d+ of)"):
+            load(path)
