@@ -245,6 +245,24 @@ def token_batch(
     return TokenBatch(*(part.to(device) for part in parts))
 
 
+def without_repeats(rollout: Rollout, rows: Sequence[int]) -> tuple[list[int], torch.Tensor]:
+    """(those of the rows that differ, (len(rows),) int64: the place of each row among them).
+
+    Rows that read and say the same are one to a network: a policy that has settled down says the
+    same often."""
+    lengths = rollout.num_tokens
+    places: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+    different, back = [], []
+    for row in rows:
+        said = rollout.completion_ids[row, : lengths[row]].tolist()
+        key = (tuple(rollout.prompt_ids[row]), tuple(said))
+        if key not in places:
+            places[key] = len(different)
+            different.append(row)
+        back.append(places[key])
+    return different, torch.tensor(back)
+
+
 def hidden_before(body: Any, batch: TokenBatch) -> torch.Tensor:
     """(b, T, H): what a transformers model without its head makes of the places in batch.before."""
     hidden = body(batch.ids, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
@@ -289,7 +307,8 @@ def estimated(
     each row in one of them."""
     made = [torch.zeros(rollout.completion_mask.shape) for _ in range(3)]
     for rows in micro_batches:
-        batch = token_batch(rollout, rows, device)
+        different, back = without_repeats(rollout, rows)
+        batch = token_batch(rollout, different, device)
         old, ref = (
             token_logprobs(
                 completion_logits(model, batch, whole_logits), batch.completion_ids, temperature
@@ -300,7 +319,7 @@ def estimated(
         estimates = torch.zeros_like(old) if values is None else values(batch)
         for whole, part in zip(made, (old, ref, estimates), strict=True):
             part = part.float().masked_fill(~batch.completion_mask, 0.0)
-            whole[list(rows), :width] = part.cpu()
+            whole[list(rows), :width] = part.cpu()[back]
     old_logprobs, ref_logprobs, made_values = made
     return replace(
         rollout, old_logprobs=old_logprobs, ref_logprobs=ref_logprobs, values=made_values

@@ -84,7 +84,7 @@ def test_the_best_picture_is_what_a_graph_without_us_draws(
     assert text[:2] == [found["adapted_prompt"], found["result"]]
     assert found["adapted_prompt"].startswith(given["user_input"])
     assert found["image_seeds"] == [given["image_seed"]]
-    assert found["num_images"] == len(found["tried"]) == 7
+    assert 2 < found["num_images"] == len(found["tried"]) <= 7
     best = found["tried"][0]
     assert found["accepted"] is (best["reward"] > 0)
     shown = picture_of(comfyui, run, prompt, "SaveImage")
@@ -106,7 +106,7 @@ def test_a_sampler_that_draws_noise_draws_the_same_alone(
 
 def test_a_second_run_renders_nothing_anew(comfyui: Any, object_info: dict[str, Any]) -> None:
     first = told(comfyui.run(refine(object_info, seed=5)))
-    assert first["num_rendered"] == first["num_images"] == 7
+    assert first["num_rendered"] == first["num_images"] > 2
     again = told(comfyui.run(refine(object_info, seed=5, margin=50.0)))
     assert again["num_rendered"] == 0
     assert [one["adapted_prompt"] for one in again["tried"]] == [
@@ -115,7 +115,7 @@ def test_a_second_run_renders_nothing_anew(comfyui: Any, object_info: dict[str, 
     assert not again["accepted"]
     assert again["adapted_prompt"] == again["user_input"]
     other = told(comfyui.run(refine(object_info, seed=5, cfg=2.0)))
-    assert other["num_rendered"] == 7, "another cfg draws other pictures"
+    assert other["num_rendered"] == other["num_images"], "another cfg draws other pictures"
 
 
 def test_an_interrupt_is_quick_and_what_was_rendered_stays(

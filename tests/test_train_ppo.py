@@ -242,7 +242,8 @@ def test_the_first_ratio_is_exactly_one(inputs: Path, tmp_path: Path) -> None:
 def test_the_kl_of_the_first_rollout_is_zero_and_grows(inputs: Path, tmp_path: Path) -> None:
     """Defect 1 in the loop: kl_coef follows the KL to the reference."""
     out = tmp_path / "run"
-    ppo.train_ppo(tiny(inputs, out, lr=0.02, kl_target=0.5, kl_horizon=8.0), reward=WordReward())
+    chosen = {"lr": 0.02, "kl_target": 0.5, "kl_horizon": 8.0, "min_mean_tokens": 0.0}
+    ppo.train_ppo(tiny(inputs, out, **chosen), reward=WordReward())
     rows = rows_of(out)
     assert rows[0]["kl/ref_kl"] == 0.0
     assert rows[1]["kl/ref_kl"] != 0.0
@@ -317,6 +318,52 @@ def test_the_update_keeps_the_penalty_and_whitens_real_tokens(inputs: Path, tmp_
     assert torch.allclose(returns[:, 0], rollout.rewards - 0.1 * 0.5 * mask.sum(-1), atol=1e-5)
     assert advantages[mask].mean().item() == pytest.approx(0.0, abs=1e-5)
     assert advantages[mask].std(correction=0).item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_what_is_said_twice_is_computed_once_and_counts_twice(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients and metrics are those of every row computed by itself."""
+    made = trainer(tiny(inputs, tmp_path / "run"))
+    rollout = experience(made)
+    rows = torch.tensor([0, 0, 1, 0, 2, 3, 2, 5])
+    parts = {name: value[rows] if isinstance(value, torch.Tensor) else value
+             for name, value in vars(rollout).items()}  # fmt: skip
+    for name in ("user_inputs", "adapted_prompts", "image_seeds", "prompt_ids"):
+        parts[name] = [getattr(rollout, name)[row] for row in rows]
+    repeated = dataclasses.replace(rollout, **parts)
+    advantages, returns = advantages_of(repeated, made.settings, 0.1)
+    lesson = ppo_update.Lesson(repeated, advantages, returns, 0.1)
+    sizes, plain = [], rollouts.token_batch
+
+    def counted(rollout: Any, rows: Any, device: Any = "cpu") -> Any:
+        sizes.append(len(rows))
+        return plain(rollout, rows, device)
+
+    monkeypatch.setattr(ppo_update, "token_batch", counted)
+    networks = (made.learner.model, made.learner.value_network)
+    found = []
+    for micro_batches in ([list(range(8))], [[row] for row in range(8)]):
+        row, _ = ppo_update.gradients(made.learner, lesson, micro_batches)
+        found.append((row, [p.grad.clone() for n in networks for p in n.parameters()]))
+        made.learner.optimizer.zero_grad()
+    assert sizes == [5, *[1] * 8]
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4, abs=1e-6)
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_candidates_of_one_input_stay_together(inputs: Path, tmp_path: Path) -> None:
+    made = trainer(tiny(inputs, tmp_path / "run"))
+    rollout = experience(made)
+    orders = []
+    for epoch in range(8):
+        minibatches = ppo_update.minibatches_of(rollout, made.settings, 0, epoch)
+        rows = [sorted(row for part in one for row in part) for one in minibatches]
+        assert sorted(row for one in rows for row in one) == list(range(8))
+        assert all(one[0] % 2 == 0 and one[1] == one[0] + 1 for one in rows)
+        orders.append(rows)
+    assert len({str(rows) for rows in orders}) > 1
 
 
 def test_the_value_network_begins_at_zero(inputs: Path, tmp_path: Path) -> None:
@@ -797,9 +844,8 @@ def test_the_kl_of_grpo_is_in_the_loss_and_pulls_to_the_reference(
     made.learner.optimizer.zero_grad()
     far = dataclasses.replace(lesson, rollout=dataclasses.replace(
         rollout, ref_logprobs=rollout.ref_logprobs - 1.0))  # fmt: skip
-    loss, _, logprobs = ppo_update._policy_loss(
-        made.learner, far, rollouts.token_batch(rollout, rows[0]), rows[0], sum(rollout.num_tokens)
-    )
+    part = far.micro_batch(rows[0], torch.device("cpu"))
+    loss, _, logprobs = ppo_update._policy_loss(made.learner, part, sum(rollout.num_tokens))
     # k3 of d = -1: exp(-1) - 1 + 1, at every token
     assert loss.item() == pytest.approx(0.1 * math.exp(-1), rel=1e-4)
     (gradient,) = torch.autograd.grad(loss, logprobs)

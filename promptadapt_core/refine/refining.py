@@ -36,7 +36,7 @@ from .learning import PolicyCopy
 from .outcome import OWN, PLAIN, SAMPLED, Refinement, Round, Tried, best_of
 from .settings import RefineSettings
 
-MOST_DRAWS = 4  # completions for each new prompt that a round wants
+MOST_DRAWS = 8  # completions for each new prompt that a round wants
 AtHand = Callable[[torch.nn.Module], contextlib.AbstractContextManager]
 
 

@@ -36,7 +36,7 @@ class RefineSettings(Settings):
     max_seconds: float = setting(
         0.0, "no rendering is begun that would end later; 0: no limit", low=0.0, high=10.0**6
     )
-    lr: float = setting(5e-4, "learning rate of the copy", low=0.0, high=1.0, step=1e-5)
+    lr: float = setting(2e-4, "learning rate of the copy", low=0.0, high=1.0, step=1e-5)
     num_epochs: int = setting(4, "passes over the prompts of a round", low=1, high=100)
     kl_coef: float = setting(
         0.02, "how strongly the copy is held to the policy that it began as", low=0.0, high=100.0

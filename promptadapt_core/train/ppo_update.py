@@ -10,7 +10,13 @@ from typing import Any
 import torch
 
 from .. import objectives
-from ..rollouts import Rollout, TokenBatch, completion_logits, token_batch
+from ..rollouts import (
+    Rollout,
+    TokenBatch,
+    completion_logits,
+    token_batch,
+    without_repeats,
+)
 from ..settings import SettingsError
 from .advantages import advantages_of
 from .ppo_settings import PpoSettings
@@ -46,11 +52,33 @@ class Lesson:
     returns: torch.Tensor
     kl_coef: float
 
-    def rows_of(self, name: str, rows: Sequence[int], batch: TokenBatch) -> torch.Tensor:
-        """(b, T) of `rows`, as wide as their batch and on its device."""
-        whole = getattr(self, name) if name in vars(self) else getattr(self.rollout, name)
-        mask = batch.completion_mask
-        return whole[list(rows), : mask.shape[1]].to(mask.device)
+    def micro_batch(self, rows: Sequence[int], device: torch.device) -> MicroBatch:
+        different, back = without_repeats(self.rollout, rows)
+        return MicroBatch(
+            self, list(rows), token_batch(self.rollout, different, device), back.to(device)
+        )
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """b rows of a lesson. batch: those of them that differ, for the networks; back (b,): the place
+    of each row among them."""
+
+    lesson: Lesson
+    rows: list[int]
+    batch: TokenBatch
+    back: torch.Tensor
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """(b, T) bool: the completion_mask."""
+        return self.batch.completion_mask[self.back]
+
+    def of(self, name: str) -> torch.Tensor:
+        """(b, T) of a tensor of the lesson or its rollout, on the device of the batch."""
+        lesson = self.lesson
+        whole = getattr(lesson, name) if name in vars(lesson) else getattr(lesson.rollout, name)
+        return whole[self.rows, : self.batch.completion_mask.shape[1]].to(self.back.device)
 
 
 def make_optimizer(
@@ -80,11 +108,14 @@ def minibatches_of(
 ) -> list[list[list[int]]]:
     """The rows of each micro-batch of each minibatch; every row once.
 
-    An order of its own for every (seed, iteration, epoch). Within a minibatch rows of like length
+    An order of its own for every (seed, iteration, epoch), in which candidates of one user input
+    stay together: what they say alike is computed once. Within a minibatch rows of like length
     share a micro-batch, for less padding.
     """
     generator = generator_of(settings.seed, f"epoch {epoch}", iteration)
-    order = torch.randperm(len(rollout), generator=generator).tolist()
+    groups = _side_by_side(rollout, settings.group_size)
+    shuffled = torch.randperm(len(groups), generator=generator).tolist()
+    order = [row for number in shuffled for row in groups[number]]
     num_tokens = rollout.num_tokens
     lengths = [len(ids) + num for ids, num in zip(rollout.prompt_ids, num_tokens, strict=True)]
     minibatches = []
@@ -94,6 +125,18 @@ def minibatches_of(
         size = settings.micro_batch_size
         minibatches.append([rows[at : at + size] for at in range(0, len(rows), size)])
     return minibatches
+
+
+def _side_by_side(rollout: Rollout, group_size: int) -> list[list[int]]:
+    """All rows in order, in groups of one user input, of group_size at most."""
+    groups: list[list[int]] = []
+    for row, user_input in enumerate(rollout.user_inputs):
+        last = groups[-1] if groups else []
+        if last and len(last) < group_size and rollout.user_inputs[last[0]] == user_input:
+            last.append(row)
+        else:
+            groups.append([row])
+    return groups
 
 
 def update(learner: Learner, rollout: Rollout, kl_coef: float, iteration: int) -> dict[str, float]:
@@ -155,65 +198,62 @@ def gradients(
     sums: dict[str, torch.Tensor] = {}
     furthest = torch.zeros((), device=learner.device)
     for rows in micro_batches:
-        batch = token_batch(lesson.rollout, rows, learner.device)
-        loss, parts, logprobs = _policy_loss(learner, lesson, batch, rows, num_tokens)
+        part = lesson.micro_batch(rows, learner.device)
+        loss, parts, logprobs = _policy_loss(learner, part, num_tokens)
         if learner.value_network is not None:
-            value_loss, value_clip_share = _value_loss(learner, lesson, batch, rows, num_tokens)
+            value_loss, value_clip_share = _value_loss(learner, part, num_tokens)
             loss = loss + learner.settings.value_coef * value_loss
             parts |= {"value/loss": value_loss, "value/clip_share": value_clip_share}
         loss.backward()
         with torch.no_grad():
-            for name, part in parts.items():
-                sums[name] = sums.get(name, 0.0) + part.detach()
-            old_logprobs = lesson.rows_of("old_logprobs", rows, batch)
-            moved = objectives.kl_k1(logprobs, old_logprobs, batch.completion_mask)
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0.0) + value.detach()
+            moved = objectives.kl_k1(logprobs, part.of("old_logprobs"), part.mask)
             furthest = torch.maximum(furthest, moved.abs().max())
     return dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)), furthest.item()
 
 
 def _policy_loss(
-    learner: Learner,
-    lesson: Lesson,
-    batch: TokenBatch,
-    rows: Sequence[int],
-    num_tokens: int,
+    learner: Learner, part: MicroBatch, num_tokens: int
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
     """(loss, its metrics, log-probs (b, T)) of a micro-batch, see objectives.minibatch_mean."""
-    settings, mask = learner.settings, batch.completion_mask
+    settings, batch, mask = learner.settings, part.batch, part.mask
     logits = completion_logits(learner.model, batch, learner.whole_logits)
     logprobs = objectives.token_logprobs(logits, batch.completion_ids, settings.temperature)
+    logprobs = logprobs[part.back]
     loss, clip_share, approx_kl = objectives.ppo_policy_loss(
         logprobs,
-        lesson.rows_of("old_logprobs", rows, batch),
-        lesson.rows_of("advantages", rows, batch),
+        part.of("old_logprobs"),
+        part.of("advantages"),
         mask,
         clip_range=settings.clip_range,
         num_tokens=num_tokens,
     )
     entropy = objectives.minibatch_mean(
-        objectives.entropy(logits, settings.temperature), mask, num_tokens
+        objectives.entropy(logits, settings.temperature)[part.back], mask, num_tokens
     )
     parts = {
         "policy/loss": loss, "policy/clip_share": clip_share, "kl/approx_kl": approx_kl,
         "policy/entropy": entropy,
     }  # fmt: skip
     loss = loss - settings.entropy_coef * entropy
-    if settings.algorithm == "grpo" and lesson.kl_coef:
-        k3 = objectives.kl_k3(logprobs, lesson.rows_of("ref_logprobs", rows, batch), mask)
-        loss = loss + lesson.kl_coef * objectives.minibatch_mean(k3, mask, num_tokens)
+    kl_coef = part.lesson.kl_coef
+    if settings.algorithm == "grpo" and kl_coef:
+        k3 = objectives.kl_k3(logprobs, part.of("ref_logprobs"), mask)
+        loss = loss + kl_coef * objectives.minibatch_mean(k3, mask, num_tokens)
     return loss, parts, logprobs
 
 
 def _value_loss(
-    learner: Learner, lesson: Lesson, batch: TokenBatch, rows: Sequence[int], num_tokens: int
+    learner: Learner, part: MicroBatch, num_tokens: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(loss, clip share) of a micro-batch."""
     assert learner.value_network is not None
     return objectives.ppo_value_loss(
-        learner.value_network(batch),
-        lesson.rows_of("values", rows, batch),
-        lesson.rows_of("returns", rows, batch),
-        batch.completion_mask,
+        learner.value_network(part.batch)[part.back],
+        part.of("values"),
+        part.of("returns"),
+        part.mask,
         value_clip_range=learner.settings.value_clip_range,
         num_tokens=num_tokens,
     )

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from promptadapt_core import prompts
+from promptadapt_core.adapter import PromptAdapter
+from promptadapt_core.policy import Policy
+from promptadapt_core.refine.learning import PolicyCopy, _move_state
+from promptadapt_core.refine.settings import RefineSettings
+from promptadapt_core.rollouts import Rollout, sample_rollout
+from promptadapt_core.settings import SettingsError
+from promptadapt_core.train.ppo_preparing import weights_hash
+
+
+@pytest.fixture(scope="module")
+def policy(policy_for: Callable[[Sequence[str]], Path]) -> Policy:
+    return Policy.load(policy_for(("a cat", "a dog")) / "policy")
+
+
+def experience(copy: PolicyCopy) -> Rollout:
+    """Twelve completions, rewarded by their lengths."""
+    adapter = PromptAdapter(copy.policy)
+    asked = adapter.settings(mode="sample", num_candidates=12, min_modifiers=0, gate=False)
+    work, _ = adapter.prepare(prompts.parse("a cat"), asked)
+    rollout = sample_rollout(
+        adapter, [work], asked, max_new_tokens=12, image_seeds=[[1]],
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    return dataclasses.replace(rollout, rewards=rollout.completion_mask.sum(-1).float())
+
+
+def names_that_learned(copy: PolicyCopy, before: dict[str, torch.Tensor]) -> set[str]:
+    after = copy.policy.model.state_dict()
+    return {name for name, value in after.items() if not torch.equal(value, before[name])}
+
+
+def kept(copy: PolicyCopy) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in copy.policy.model.state_dict().items()}
+
+
+def test_a_copy_shares_nothing_with_the_policy(policy: Policy) -> None:
+    copy = PolicyCopy(policy, RefineSettings(lr=1e-2))
+    before = weights_hash(policy.clone().model)
+    copy.learn(experience(copy), 1)
+    refined = copy.refined()
+    assert weights_hash(policy.clone().model) == before
+    assert weights_hash(refined.model) == weights_hash(copy.policy.model) != before
+    learned = weights_hash(refined.model)
+    copy.learn(experience(copy), 2)
+    assert weights_hash(refined.model) == learned, "what was handed out stays as it was"
+    assert not any(parameter.requires_grad for parameter in refined.model.parameters())
+
+
+def test_lora_trains_its_matrices_alone(policy: Policy, untouched_generators: Callable) -> None:
+    pytest.importorskip("peft")
+    with untouched_generators():
+        copy = PolicyCopy(policy, RefineSettings(lr=1e-2, lora_rank=2))
+        before = kept(copy)
+        copy.learn(experience(copy), 1)
+    learned = names_that_learned(copy, before)
+    assert learned
+    assert all("lora_" in name for name in learned)
+    assert weights_hash(copy.refined().model) != weights_hash(policy.clone().model)
+
+
+def test_best_of_n_has_nothing_to_learn_with(policy: Policy) -> None:
+    copy = PolicyCopy(policy, RefineSettings(method="best_of_n"))
+    assert copy.trainee is None
+    assert weights_hash(copy.refined().model) == weights_hash(policy.clone().model)
+    assert next(copy.networks.parameters()) is next(copy.policy.model.parameters())
+
+
+def test_all_networks_are_moved_together(policy: Policy) -> None:
+    """What a host moves holds the copy, the reference and the value network."""
+    copy = PolicyCopy(policy, RefineSettings(method="ppo"))
+    held = {id(parameter) for parameter in copy.networks.parameters()}
+    for network in (copy.policy.model, copy.ref_model, copy._learner.value_network):
+        assert {id(parameter) for parameter in network.parameters()} <= held
+
+
+def test_the_moments_follow_the_weights(policy: Policy) -> None:
+    copy = PolicyCopy(policy, RefineSettings())
+    copy.learn(experience(copy), 1)
+    optimizer = copy._learner.optimizer
+    moments = [state["exp_avg"] for state in optimizer.state.values()]
+    assert moments
+    assert any(moment.any() for moment in moments)
+    _move_state(optimizer, torch.device("meta"))
+    assert all(state["exp_avg"].is_meta for state in optimizer.state.values())
+    assert not any(state["step"].is_meta for state in optimizer.state.values()), "a plain number"
+
+
+def test_a_loss_that_is_no_number_is_told(policy: Policy) -> None:
+    copy = PolicyCopy(policy, RefineSettings())
+    rollout = experience(copy)
+    before = weights_hash(copy.policy.model)
+    rewards = rollout.rewards.clone()
+    rewards[0] = torch.inf
+    with pytest.raises(SettingsError, match="lr: .*not finite"):
+        copy.learn(dataclasses.replace(rollout, rewards=rewards), 1)
+    assert weights_hash(copy.policy.model) == before
