@@ -3,6 +3,8 @@ sampling and its progress bar."""
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import itertools
 import weakref
 from collections.abc import Callable, Sequence
@@ -12,11 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..promptadapt_core.decoding import Stopped
 from ..promptadapt_core.devices import is_out_of_memory
 from ..promptadapt_core.images import ImageSettings
 from ..promptadapt_core.settings import SettingsError
 from .tensors import pictures_of
 
+MOST_STEPS, MOST_GUIDANCE = 1000, 100.0  # that ImageSettings takes; here they only tell
+RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")  # of LATENTs since 2026
 # In these a step draws no noise, so that a picture does not depend on its place in the batch.
 BATCHED_SAMPLERS = frozenset(
     "euler euler_cfg_pp heun heunpp2 dpm_2 lms dpm_fast dpmpp_2m dpmpp_2m_cfg_pp ddim uni_pc "
@@ -41,13 +46,19 @@ def progress_bar(total: int) -> Any:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What the widgets of a KSampler say, but for the seed. batch_size: pictures at once."""
+    """What the widgets of a KSampler say, but for the seed. batch_size: pictures at once.
+    SettingsError for what a link brought and no widget takes."""
 
     steps: int
     cfg: float
     sampler_name: str
     scheduler: str
     batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        for name, number in (("steps", self.steps), ("render_batch_size", self.batch_size)):
+            if number < 1:
+                raise SettingsError(name, f"expected 1 or more, got {number}")
 
 
 class ComfyGenerator:
@@ -68,17 +79,15 @@ class ComfyGenerator:
         sampling: Sampling,
         on_step: Callable[[int, Any], None] = lambda number, preview: None,
     ):
-        import comfy.sample
-
         self.model, self.clip, self.vae, self.negative = model, clip, vae, negative
         self.sampling, self.on_step = sampling, on_step
         self.batch_size = sampling.batch_size if sampling.sampler_name in BATCHED_SAMPLERS else 1
-        empty = torch.zeros_like(latent["samples"][:1])
-        self._empty = comfy.sample.fix_empty_latent_channels(model, empty)
-        self._sources = (model, clip, vae, negative, tuple(empty.shape))
+        self._empty = _empty_latent(model, latent)
+        self._sources = (model, clip, vae, negative, tuple(self._empty.shape))
         self.identity = f"comfyui {next(_numbers)}"
         self.settings = ImageSettings(
-            num_steps=sampling.steps, guidance_scale=min(sampling.cfg, 100.0)
+            num_steps=min(sampling.steps, MOST_STEPS),
+            guidance_scale=min(max(sampling.cfg, 0.0), MOST_GUIDANCE),
         )
 
     def adopt(self, known: Known | None) -> Known:
@@ -95,10 +104,15 @@ class ComfyGenerator:
         *,
         should_stop: Callable[[], bool] | None = None,
     ) -> np.ndarray:
-        """See ImageGenerator. ComfyUI's own exception when the user cancels. SettingsError where
-        memory does not suffice for one picture."""
+        """See ImageGenerator. ComfyUI's own exception when the user cancels while it samples.
+        SettingsError where memory does not suffice for one picture."""
         with torch.inference_mode():
-            encoded = [self._encode(text) for text in adapted_prompts]
+            conditionings = {}
+            for text in dict.fromkeys(adapted_prompts):
+                if should_stop is not None and should_stop():
+                    raise Stopped
+                conditionings[text] = self._encode(text)
+            encoded = [conditionings[text] for text in adapted_prompts]
             found: dict[int, np.ndarray] = {}
             for places in _alike(encoded):
                 found.update(self._render([(i, encoded[i], seeds[i]) for i in places]))
@@ -133,25 +147,23 @@ class ComfyGenerator:
     def _batch(self, conditionings: list[Any], seeds: list[int]) -> list[np.ndarray]:
         import comfy.sample
 
-        noise = torch.cat([self._noise(seed) for seed in seeds])
         sampling = self.sampling
-        samples = comfy.sample.sample(
-            self.model, noise, sampling.steps, sampling.cfg, sampling.sampler_name,
-            sampling.scheduler, _joined(conditionings), self._negative(),
-            self._empty.repeat(len(seeds), *[1] * (self._empty.dim() - 1)),
-            callback=self._callback(len(seeds)), disable_pbar=True, seed=seeds[0],
-        )  # fmt: skip
+        with _global_generators_put_back(self.model.load_device):
+            # It seeds them, and there are samplers that go on drawing from them.
+            noise = torch.cat([comfy.sample.prepare_noise(self._empty, seed) for seed in seeds])
+            samples = comfy.sample.sample(
+                self.model, noise, sampling.steps, sampling.cfg, sampling.sampler_name,
+                sampling.scheduler, _joined(conditionings), self._negative(),
+                self._empty.repeat(len(seeds), *[1] * (self._empty.dim() - 1)),
+                callback=self._callback(len(seeds)), disable_pbar=True, seed=seeds[0],
+            )  # fmt: skip
         images = self.vae.decode(samples)
         if images.dim() == 5:  # the models of videos give (N, 1, H, W, C)
             images = images.reshape(-1, *images.shape[-3:])
-        return pictures_of([images], "images")[0]
-
-    def _noise(self, seed: int) -> torch.Tensor:
-        """As KSampler draws it, without touching the global generator."""
-        generator = torch.Generator("cpu").manual_seed(seed)
-        return torch.randn(
-            self._empty.shape, dtype=self._empty.dtype, generator=generator, device="cpu"
-        )
+        pictures = pictures_of([images], "images")[0]
+        if len(pictures) != len(seeds):
+            raise SettingsError("vae", f"expected {len(seeds)} pictures of it, got {len(pictures)}")
+        return pictures
 
     def _negative(self) -> Any:
         if self.negative is None:
@@ -203,6 +215,29 @@ class Known:
             and shape == self._shape
             and unbatched[0] == unbatched[1]
         )
+
+
+def _empty_latent(model: Any, latent: dict[str, Any]) -> torch.Tensor:
+    """One empty picture of the size of a LATENT, as KSampler makes it fit the model.
+
+    SettingsError for videos and for what is more than pictures."""
+    import comfy.sample
+
+    samples = latent["samples"]
+    if getattr(samples, "is_nested", False):
+        raise SettingsError("latent_image", "expected one of pictures, got one with sound")
+    known = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters
+    ratios = {name: latent[name] for name in RATIOS if name in known and name in latent}
+    empty = torch.zeros_like(samples[:1])
+    empty = comfy.sample.fix_empty_latent_channels(model, empty, **ratios)
+    if empty.dim() == 5 and empty.shape[2] > 1:
+        raise SettingsError("latent_image", "expected one of pictures, got one of a video")
+    return empty
+
+
+def _global_generators_put_back(device: torch.device) -> contextlib.AbstractContextManager:
+    """What is drawn inside leaves torch's generators, the device's too, as they were."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def _out_of_memory(error: Exception) -> bool:

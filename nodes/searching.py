@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,7 @@ class Search:
             image_seeds=[(image_seed + i) % (MAX_SEED + 1) for i in range(settings.num_images)],
             memory=self.memory,
             batch_size=generator.batch_size,
-            at_hand=lambda networks: self._managed.loaded(),
+            at_hand=self._at_hand,
             report=self._report,
             should_stop=None,
         )
@@ -84,6 +86,18 @@ class Search:
         with interruptible() as should_stop:
             self._refiner.should_stop = should_stop
             return self._refiner.run()
+
+    @contextlib.contextmanager
+    def _at_hand(self, networks: Any) -> Iterator[None]:
+        """ComfyUI makes room for the networks by itself, and here for what learning takes too."""
+        import comfy.model_management as management
+
+        needed, device = self._refiner.copy.num_bytes_to_learn, self._managed.device
+        if needed and device.type != "cpu":
+            whole = needed + sum(p.nbytes for p in networks.parameters())
+            management.free_memory(whole + management.minimum_inference_memory(), device)
+        with self._managed.loaded():
+            yield
 
     def refined_policy(self) -> LoadedPolicy:
         from ..promptadapt_core.adapter import PromptAdapter

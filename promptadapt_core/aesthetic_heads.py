@@ -123,7 +123,7 @@ def fold_layers(
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         known = KNOWN_HEADS.get(path.name)
-        where = f"; it is published at {known.url}, and --download fetches it" if known else ""
+        where = f"; it is published at {known.url}" if known else ""
         raise SettingsError("head", f"there is no file {path}{where}")
     try:
         if path.suffix == ".safetensors":

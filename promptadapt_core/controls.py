@@ -13,6 +13,10 @@ from .job_settings import JobSettings
 DROPDOWN, SLIDER, NUMBER, CHECKBOX, TEXT = "dropdown", "slider", "number", "checkbox", "text"
 STEP = 0.05  # of a number that brings none
 AXES = ("policy", "mode", "num_candidates", "rank", "seed")  # of plots over settings
+ROWS = (  # as a page shows them, side by side
+    ("policy", "mode"), ("num_candidates", "rank"), ("seed", "token_budget"), ("keep", "ban"),
+    ("images", "gate"), ("keep_best", "scorer"), ("aesthetic_weight", "relevance_weight"),
+)  # fmt: skip
 # Requests and translations know the controls by these, so they stay as they are.
 LABELS = {
     "policy": "Policy",

@@ -12,22 +12,26 @@ from .quiet_libraries import quiet_libraries
 from .settings import SettingsError
 
 DPM = "DPMSolverMultistepScheduler"
-# The class, and what differs from its defaults and from the model's own configuration.
+EVEN, LEADING, TRAILING = (
+    {"timestep_spacing": spacing} for spacing in ("linspace", "leading", "trailing")
+)
+# The class, and what differs from its defaults. Where the timesteps lie is always said: a model's
+# own configuration may carry what was meant for another scheduler.
 DIFFUSION: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {}),
-    "ddpm": ("DDPMScheduler", {}),
-    "dpm++": (DPM, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
-    "dpm++-karras": (DPM, {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}),
-    "dpm++-sde": (DPM, {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "lcm": ("LCMScheduler", {}),
-    "lightning": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "tcd": ("TCDScheduler", {}),
-    "turbo": ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing"}),
-    "unipc": ("UniPCMultistepScheduler", {}),
+    "ddim": ("DDIMScheduler", LEADING),
+    "ddpm": ("DDPMScheduler", LEADING),
+    "dpm++": (DPM, {"algorithm_type": "dpmsolver++", "solver_order": 2, **EVEN}),
+    "dpm++-karras": (DPM, {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True, **EVEN}),
+    "dpm++-sde": (DPM, {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True, **EVEN}),
+    "euler": ("EulerDiscreteScheduler", EVEN),
+    "euler-a": ("EulerAncestralDiscreteScheduler", EVEN),
+    "heun": ("HeunDiscreteScheduler", EVEN),
+    "lcm": ("LCMScheduler", LEADING),
+    "lightning": ("EulerDiscreteScheduler", TRAILING),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True, **LEADING}),
+    "tcd": ("TCDScheduler", LEADING),
+    "turbo": ("EulerAncestralDiscreteScheduler", TRAILING),
+    "unipc": ("UniPCMultistepScheduler", EVEN),
 }
 # Of models that match flows. Their pipelines hand the scheduler no generator, so that none here
 # may draw noise.
@@ -56,6 +60,8 @@ def set_sampler(pipeline: Any, name: str) -> None:
         names = ", ".join(known)
         raise SettingsError("sampler", f"the {kind} of this renderer takes {names}, not {name}")
     class_name, changes = known[name]
+    if old.config.get("rescale_betas_zero_snr"):  # such models start from nothing but noise
+        changes = {**changes, **TRAILING}
     if known is FLOW and class_name == DPM:
         changes = {**changes, "flow_shift": float(old.config.get("shift", 1.0))}
     scheduler_class = getattr(diffusers, class_name)

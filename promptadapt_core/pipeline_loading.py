@@ -88,6 +88,8 @@ def load_pipeline(
             notices.append(SAFETY_NOTICE)
         pipeline, identity = _load_folder(path, dtype), hash_files(path)
     pipeline = as_text_to_image(pipeline, path)
+    if hasattr(pipeline, "watermark"):  # by a package that may or may not be there
+        pipeline.watermark = None
     extras = []
     if options.tiny_decoder:
         extras.append(set_tiny_decoder(pipeline, Path(options.tiny_decoder), dtype))

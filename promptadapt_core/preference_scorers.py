@@ -216,9 +216,8 @@ def _load_pickscore(
         try:
             with torch.random.fork_rng(devices=[]):
                 model, told = CLIPModel.from_pretrained(
-                    folder, local_files_only=True, use_safetensors=True,
-                    dtype=torch.float32, output_loading_info=True,
-                )  # fmt: skip
+                    folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+                )
         except Exception as error:  # transformers raises whatever a file leads to
             reason = f"{folder} is no CLIP of transformers: {_first_line(error)}"
             raise SettingsError("weights", reason) from None
@@ -226,7 +225,7 @@ def _load_pickscore(
     if missing:
         raise SettingsError("weights", f"{files.weights} lacks {missing[0]}")
     _check_finite(model, files.weights)
-    adapted = TransformersClip(model)
+    adapted = TransformersClip(model.float())
     tokenizer = with_quick_words(open_clip.get_tokenizer(HPSV2_MODEL))
     length = model.config.text_config.max_position_embeddings
     clip = OpenClipScorer(

@@ -12,7 +12,7 @@ epoch: matrix products of other sizes round otherwise, and the first ratio would
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -294,7 +294,7 @@ def needs_whole_logits(model: Any, batch: TokenBatch) -> bool:
 @torch.no_grad()
 def estimated(
     rollout: Rollout,
-    micro_batches: Sequence[Sequence[int]],
+    micro_batches: Iterable[Sequence[int]],
     *,
     policy_model: Any,
     ref_model: Any,

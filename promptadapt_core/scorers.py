@@ -4,7 +4,7 @@
 one pass over the pictures serves both. The paper's (arXiv 2212.09611) is
 
     files = ScorerFiles("ViT-L-14-quickgelu", "openai", "sac+logos+ava1-l14-linearMSE.pth")
-    scores = OpenClipScorer.load(files, "cuda").score(user_inputs, pixels)
+    scores = OpenClipScorer.load(files, "cuda", download=True).score(user_inputs, pixels)
 
 Another has a folder with a scorer.json: {"model": name of an open_clip model, "weights": file,
 "head": file, "relevance_knee": number, "relevance_slope": number}. A model that open_clip does not
@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from . import old_open_clip
 from .aesthetic_heads import HEAD_LAYERS, AestheticHead, fetch_head, read_head
 from .checkpoints import file_identity
 from .clip_tokens import with_quick_words
@@ -130,9 +131,11 @@ class OpenClipScorer:
                 f"{files.head} reads embeddings of {len(head.weight)} numbers, {files.model} "
                 f"makes {config['embed_dim']}",
             )
+        old = old_open_clip.is_old()
+        tokenizer = (old_open_clip if old else open_clip).get_tokenizer(files.model)
         model, preprocess = _create(files, download, resize_mode)
         return cls(
-            model, preprocess, with_quick_words(open_clip.get_tokenizer(files.model)),
+            model, preprocess, with_quick_words(tokenizer),
             config["embed_dim"], head, identity=_identity(files, config),
             device=pick_device(str(device)), batch_size=batch_size,
             relevance_knee=files.relevance_knee, relevance_slope=files.relevance_slope,
@@ -205,7 +208,7 @@ class BatchPreprocess:
         cls, model: torch.nn.Module, preprocess: Callable[[Image.Image], torch.Tensor]
     ) -> BatchPreprocess | None:
         """None where it would not give the same numbers as `preprocess`, tried on one picture."""
-        config = open_clip.get_model_preprocess_cfg(model)
+        config = old_open_clip.get_transform(model)
         size = config.get("size")
         if isinstance(size, tuple | list):
             size = size[0]
@@ -313,9 +316,12 @@ def _create(
         transform = {**transform, "image_resize_mode": resize_mode}
     try:
         with torch.random.fork_rng(devices=[]):  # first weights, which the file then replaces
-            model, _, preprocess = open_clip.create_model_and_transforms(
-                files.model, pretrained=weights, **transform
-            )
+            if old_open_clip.is_old() and weights.endswith(".safetensors"):
+                model, preprocess = old_open_clip.create(files.model, weights)
+            else:
+                model, _, preprocess = open_clip.create_model_and_transforms(
+                    files.model, pretrained=weights, **transform
+                )
     except Exception as error:  # whatever a broken file, a hub or another model's weights raise
         reason = f"{weights} cannot be loaded into {files.model}: {_first_line(error)}"
         raise SettingsError("weights", reason) from None
@@ -347,8 +353,8 @@ def _find_weights(files: ScorerFiles, download: bool) -> tuple[str, dict[str, An
     where = config.get("hf_hub", "").strip("/") or config.get("url", "")
     raise SettingsError(
         "weights",
-        f"the weights {weights} of {files.model} are not on this machine: --download fetches them "
-        f"from {where}, or scorer.json names a local file",
+        f"the weights {weights} of {files.model} are not on this machine: name a local file in "
+        f"scorer.json, or, in a training, let --download fetch them from {where}",
     )
 
 

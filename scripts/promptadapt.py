@@ -98,15 +98,17 @@ class Page:
             "policy": model_folders.policy_names(folders()),
             "scorer": model_folders.scorer_names(folders()),
         }
-        made, self.infotext_fields = [], []
-        for control in controls.job_controls(self.names, choices):
-            elem_id = self.elem_id(control.name)
-            component = MAKERS[control.kind](
-                label=control.label, elem_id=elem_id, **control.options
-            )
-            made.append(component)
-            restored = functools.partial(infotext.control_of, name=control.name)
-            self.infotext_fields.append((component, restored))
+        made = {}
+        for row in controls.ROWS:
+            names = [name for name in row if name in self.names]
+            with gr.Row(visible=bool(names)):
+                for one in controls.job_controls(names, choices):
+                    make, elem_id = MAKERS[one.kind], self.elem_id(one.name)
+                    made[one.name] = make(label=one.label, elem_id=elem_id, **one.options)
+        self.infotext_fields = [
+            (made[name], functools.partial(infotext.control_of, name=name)) for name in self.names
+        ]
+        made = [made[name] for name in self.names]
         self.build_preview(made)
         return made
 
@@ -285,8 +287,7 @@ class PromptAdaptAlways(Page, scripts.Script):
 
     def ui(self, is_img2img):
         with gr.Accordion(ALWAYS_TITLE, open=False, elem_id=self.elem_id("accordion")):
-            label = "Adapt every prompt"
-            enabled = gr.Checkbox(label=label, value=False, elem_id=self.elem_id("enabled"))
+            enabled = gr.Checkbox(label="Adapt every prompt", elem_id=self.elem_id("enabled"))
             made = self.build()
         self.infotext_fields.insert(0, (enabled, infotext.always_on_of))
         return [enabled, *made]
@@ -360,9 +361,9 @@ def on_app_started(demo, app):
     if not (shared.cmd_opts.api or shared.cmd_opts.nowebui):
         return
     guards = [Depends(authorised)] if shared.cmd_opts.api_auth else []
-    for method, function in (("GET", policies), ("POST", adapt), ("POST", score)):
-        path = f"/promptadapt/v1/{function.__name__}"
-        app.add_api_route(path, function, methods=[method], dependencies=guards)
+    for method, name in (("GET", "policies"), ("POST", "adapt"), ("POST", "score")):
+        path = f"/promptadapt/v1/{name}"
+        app.add_api_route(path, answer_to(name), methods=[method], dependencies=guards)
 
 
 def authorised(sent: HTTPBasicCredentials = Depends(HTTPBasic())):  # noqa: B008
@@ -370,30 +371,29 @@ def authorised(sent: HTTPBasicCredentials = Depends(HTTPBasic())):  # noqa: B008
         raise HTTPException(401, "Incorrect username or password", {"WWW-Authenticate": "Basic"})
 
 
-def answered(name, request=None):
-    try:
-        held = models()
-        from promptadapt_core import http_requests
+def answer_to(name):
+    def answer(request: dict = Body(default=None)):  # noqa: B008
+        try:
+            held = models()
+            from promptadapt_core import http_requests
 
-        return http_requests.ANSWERS[name](held, request, folders(), device())
-    except SettingsError as error:
-        raise HTTPException(status_code=422, detail=str(error)) from error
+            return http_requests.ANSWERS[name](held, request, folders(), device())
+        except SettingsError as error:
+            raise HTTPException(status_code=422, detail=str(error)) from error
 
-
-def policies():
-    return answered("policies")
-
-
-def adapt(request: dict = Body()):  # noqa: B008
-    return answered("adapt", request)
+    return answer
 
 
-def score(request: dict = Body()):  # noqa: B008
-    return answered("score", request)
+def on_infotext_pasted(text, params):
+    infotext.restore(params, always_shown())
 
 
-script_callbacks.on_ui_settings(on_ui_settings)
-script_callbacks.on_before_ui(on_before_ui)
-script_callbacks.on_infotext_pasted(lambda _, params: infotext.restore(params, always_shown()))
-script_callbacks.on_app_started(on_app_started)
-script_callbacks.on_script_unloaded(unload_models)
+for name, callback in (
+    ("ui_settings", on_ui_settings), ("before_ui", on_before_ui), ("app_started", on_app_started),
+    ("infotext_pasted", on_infotext_pasted), ("script_unloaded", unload_models),
+):  # fmt: skip
+    try:  # given our file's name, the host does not look for it on the stack for a quarter second
+        known = script_callbacks.callback_map[f"callbacks_{name}"]
+        script_callbacks.add_callback(known, callback, category=name, filename=__file__)
+    except (AttributeError, KeyError, TypeError):  # another host
+        getattr(script_callbacks, f"on_{name}")(callback)

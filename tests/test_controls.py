@@ -12,6 +12,7 @@ from promptadapt_core.controls import (
     DROPDOWN,
     LABELS,
     NUMBER,
+    ROWS,
     SLIDER,
     TEXT,
     choices_of,
@@ -35,6 +36,7 @@ def test_every_setting_has_its_control_in_order() -> None:
     assert [control.name for control in made] == list(NAMES)
     assert len({control.label for control in made}) == len(made) == len(LABELS)
     assert set(AXES) < set(NAMES)
+    assert sorted(name for row in ROWS for name in row) == sorted(NAMES)
 
 
 def test_ranges_defaults_and_help_are_the_tables() -> None:

@@ -110,6 +110,18 @@ def test_the_models_noise_levels_and_prediction_stay(place: Path) -> None:
     assert load(place / "sd1", "turbo").pipeline.scheduler.config.timestep_spacing == "trailing"
 
 
+def test_timesteps_are_the_samplers_unless_the_model_needs_the_last(place: Path) -> None:
+    pipeline = load(place / "sd2", "auto").pipeline
+    assert pipeline.scheduler.config.timestep_spacing == "leading"
+    set_sampler(pipeline, "dpm++")
+    assert pipeline.scheduler.config.timestep_spacing == "linspace"
+    pipeline = load(place / "sd2", "auto").pipeline
+    pipeline.scheduler.register_to_config(rescale_betas_zero_snr=True)
+    set_sampler(pipeline, "euler")
+    assert pipeline.scheduler.config.timestep_spacing == "trailing"
+    assert pipeline.scheduler.config.rescale_betas_zero_snr
+
+
 def test_the_shift_of_a_flow_stays(place: Path) -> None:
     generator = load(place / "sd3", "dpm++")
     assert generator.pipeline.scheduler.config.flow_shift == 3.0

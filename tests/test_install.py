@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import importlib.util
 import re
 import subprocess
@@ -14,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "install.py"
+FORBIDDEN = {"run", "Popen", "call", "check_call", "system", "open", "urlopen", "write_text"}
 
 
 @pytest.fixture
@@ -44,6 +47,44 @@ def test_it_is_silent_and_fast_where_all_is_there() -> None:
         assert "importlib.metadata" in loaded
         assert not loaded & {"torch", "transformers", "numpy", "pip", "subprocess"}
     assert min(seconds for seconds, _ in runs) < 1.0
+
+
+def test_it_changes_no_package_with_any_hosts_pins() -> None:
+    """Nothing in it could: it starts no process, opens no file and knows no package index."""
+    tree = ast.parse(FILE.read_text("utf-8"))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import)
+                for alias in node.names}  # fmt: skip
+    assert imported == {"importlib.metadata", "importlib.util", "os", "re", "sys"}
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not {name for name in called if name.split(".")[-1] in FORBIDDEN}
+    before = {(one.name, one.version) for one in importlib.metadata.distributions()}
+    assert run_install("--reinstall")[1].returncode == 0
+    assert {(one.name, one.version) for one in importlib.metadata.distributions()} == before
+
+
+@pytest.mark.parametrize(
+    "pins",
+    [
+        {"torch": "2.1.2+cu121", "transformers": "4.30.2", "tokenizers": "0.13.3",
+         "safetensors": "0.4.2", "numpy": "1.26.2", "pillow": "9.5.0"},
+        {"torch": "2.3.1+cu121", "transformers": "4.46.1", "tokenizers": "0.20.3",
+         "safetensors": "0.4.2", "numpy": "1.26.2", "pillow": "9.5.0"},
+        {"torch": "2.9.0", "transformers": "4.48.1", "tokenizers": "0.21.0",
+         "safetensors": "0.5.2", "numpy": "1.26.4", "pillow": "10.4.0"},
+        {"torch": "2.11.0", "transformers": "4.56.2", "tokenizers": "0.22.1",
+         "safetensors": "0.7.0", "numpy": "2.2.6", "pillow": "11.3.0"},
+    ],
+    ids=["Automatic1111", "Forge", "reForge", "Forge Neo"],
+)  # fmt: skip
+def test_it_is_satisfied_with_the_pins_of_each_host(
+    install: ModuleType, pins: dict[str, str], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.delenv("COMMANDLINE_ARGS", raising=False)
+    monkeypatch.setattr(install, "installed_version", pins.get)
+    monkeypatch.setattr(install.importlib.util, "find_spec", lambda name: name)
+    assert install.main([]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_importing_it_does_nothing(install: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

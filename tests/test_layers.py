@@ -13,6 +13,7 @@ CORE = Path(__file__).resolve().parents[1] / "promptadapt_core"
 # A module imports only those before it. A package (data, train) is one layer.
 ORDER = [
     "settings",
+    "pipeline_settings",
     "reward_settings",
     "command_line",
     "syntax",
@@ -33,6 +34,10 @@ ORDER = [
     "lora",
     "policies",
     "model_folders",
+    "job_settings",
+    "controls",
+    "infotext",
+    "jobs",
     "tokenizing",
     "checkpoints",
     "devices",
@@ -53,10 +58,25 @@ ORDER = [
     "pixels",
     "contact_sheet",
     "pipeline_files",
+    "quiet_libraries",
+    "single_files",
+    "image_samplers",
+    "pipeline_additions",
+    "pipeline_loading",
     "images",
+    "render_memory",
     "picture_memory",
+    "aesthetic_heads",
+    "old_open_clip",
     "scorers",
+    "image_reward",
+    "preference_scorers",
+    "scorer_folders",
     "picture_rewards",
+    "loaded_models",
+    "preview",
+    "keep_best",
+    "http_requests",
     "lab",
     "judging",
     "baselines",
@@ -71,7 +91,8 @@ ORDER = [
     "__main__",
 ]
 TEXT_LAYERS = {*ORDER[: ORDER.index("tokenizing")], "data"}
-LATE_IN_TEXT_LAYERS = {"clip_tokens", "data"}  # these may import heavy things inside a function
+# These may import heavy things inside a function.
+LATE_IN_TEXT_LAYERS = {"clip_tokens", "data", "lora"}
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "peft", "diffusers"}
 HEAVY_LAYERS = {*ORDER[ORDER.index("tokenizing") :]} - {"data", "__main__"}
 HEAVY_MODULES = {f"promptadapt_core.{name}" for name in (*HEAVY_LAYERS, "data.instruction")}

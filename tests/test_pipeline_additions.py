@@ -108,6 +108,24 @@ def test_a_lora_is_what_its_matrices_say(place: Path) -> None:
     assert torch.allclose(after, expected, atol=1e-5)
 
 
+def test_a_lora_of_artists_changes_unet_and_text_encoder(place: Path, tmp_path: Path) -> None:
+    plain = load(place / "sd1")
+    path = tiny.save_artists_lora(plain.pipeline, tmp_path / "style.safetensors")
+    lora = load_file(path)
+    changed = load(place / "sd1", render_lora=(f"{path}=0.5",))
+    found = set()
+    for kind, part in (("unet", "unet"), ("te", "text_encoder")):
+        for name, module in getattr(plain.pipeline, part).named_modules():
+            key = tiny.artists_name(kind, name)
+            if f"{key}.alpha" in lora:
+                up, down = lora[f"{key}.lora_up.weight"], lora[f"{key}.lora_down.weight"]
+                expected = module.weight + 0.5 * (2.0 / 4) * up @ down
+                weight = getattr(changed.pipeline, part).get_submodule(name).weight
+                assert torch.allclose(weight, expected, atol=1e-4)
+                found.add(key)
+    assert len(found) == len(lora) / 3
+
+
 def test_a_tiny_decoder_takes_the_decoders_place(place: Path) -> None:
     usual, quick = load(place / "sd1"), load(place / "sd1", tiny_decoder=str(place / "taesd"))
     assert type(quick.pipeline.vae).__name__ == "AutoencoderTiny"

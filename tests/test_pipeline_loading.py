@@ -3,6 +3,7 @@ put on top."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import shutil
@@ -112,6 +113,17 @@ def test_one_file_draws_what_its_folder_draws(place: Path, kind: str, no_network
     assert folder.identity != file.identity
 
 
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+@pytest.mark.parametrize("sampler", ["dpm++", "lcm"])
+def test_a_named_scheduler_forgets_the_old_ones_habits(
+    place: Path, kind: str, sampler: str
+) -> None:
+    """`save_pretrained` writes down all defaults of the old scheduler, artists' files do not."""
+    folder = load(place / kind, sampler=sampler, num_steps=3)
+    file = load(place / f"{kind}.safetensors", sampler=sampler, num_steps=3)
+    assert distance(draw(folder), draw(file)) == 0
+
+
 def test_configs_of_ones_own_serve_one_file(place: Path, no_network: None) -> None:
     configs = place / "sd1"
     with_own = load(place / "sd1.safetensors", renderer_config=str(configs))
@@ -151,6 +163,21 @@ def test_the_safety_checker_is_off_and_said_to_be(place: Path, tmp_path: Path) -
     assert generator.notices == (SAFETY_NOTICE,)
     assert load(place / "sd1").notices == ()
     assert distance(draw(generator), draw(load(place / "sd1"))) == 0
+
+
+def test_no_watermark_of_a_package_that_may_be_there(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = diffusers.StableDiffusionXLPipeline
+    made = kind.__init__
+
+    def with_watermark(self: Any, *parts: Any, **named: Any) -> None:
+        made(self, *parts, **named)
+        self.watermark = object()
+
+    plain = draw(load(place / "sdxl"))
+    monkeypatch.setattr(kind, "__init__", functools.wraps(made)(with_watermark))
+    assert distance(draw(load(place / "sdxl")), plain) == 0
 
 
 def test_a_pipeline_that_changes_pictures_becomes_its_sibling(place: Path, tmp_path: Path) -> None:

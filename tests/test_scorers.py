@@ -328,7 +328,7 @@ def test_a_tag_is_fetched_only_on_request(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     files = ScorerFiles("ViT-B-32-quickgelu", "openai")
-    with pytest.raises(SettingsError, match="weights openai of .* --download fetches them") as told:
+    with pytest.raises(SettingsError, match="weights openai of .* let --download fetch") as told:
         OpenClipScorer.load(files)
     assert told.value.name == "weights"
     assert "vit_base_patch32" in told.value.reason or "http" in told.value.reason

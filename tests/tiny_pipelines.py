@@ -204,6 +204,29 @@ def save_lora(model: Any, path: Path, seed: int = 0, rank: int = 2) -> Path:
     return path
 
 
+def save_artists_lora(pipeline: Any, path: Path, alpha: float = 2.0, rank: int = 4) -> Path:
+    """A LoRA of U-Net and text encoder as most artists share it (sd-scripts' names): names without
+    dots, and an alpha that divides by the rank."""
+    generator = torch.Generator().manual_seed(5)
+    ends = ("to_q", "to_k", "q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+    weights = {}
+    for kind, model in (("unet", pipeline.unet), ("te", pipeline.text_encoder)):
+        for name, part in model.named_modules():
+            if name.endswith(ends) and isinstance(part, torch.nn.Linear):
+                key = artists_name(kind, name)
+                down, up = (rank, part.in_features), (part.out_features, rank)
+                weights[f"{key}.lora_down.weight"] = torch.randn(down, generator=generator)
+                weights[f"{key}.lora_up.weight"] = torch.randn(up, generator=generator)
+                weights[f"{key}.alpha"] = torch.tensor(alpha)
+    save_file(weights, path)
+    return path
+
+
+def artists_name(kind: str, name: str) -> str:
+    whole = name if kind == "unet" or name.startswith("text_model.") else f"text_model.{name}"
+    return f"lora_{kind}_{whole.replace('.', '_')}"
+
+
 RESNET = [
     ("norm1", "in_layers.0"), ("conv1", "in_layers.2"), ("norm2", "out_layers.0"),
     ("conv2", "out_layers.3"), ("time_emb_proj", "emb_layers.1"),

@@ -602,6 +602,7 @@ def test_the_api_lists_adapts_and_scores(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("path", "request_", "reason"),
     [
+        ("adapt", None, "request: expected a JSON object"),
         ("adapt", {}, "user_input: expected a text"),
         ("adapt", {"user_input": 3}, "user_input: expected a text"),
         ("adapt", {"user_input": "a cat", "policy": "../x"}, "there is no policy '../x'"),
@@ -646,3 +647,13 @@ def test_a_stranger_who_imports_nodes_after_us_finds_none(tmp_path: Path) -> Non
     finally:
         sys.path[:] = before
         sys.modules.pop("nodes", None)
+
+
+def test_it_registers_with_hosts_that_know_the_public_calls_only(tmp_path: Path) -> None:
+    host = webui.Host(tmp_path)
+    del host.modules["script_callbacks"]["add_callback"]
+    host.install()
+    module = host.load(FOLDER, False)
+    registered = {name: callbacks for name, callbacks in host.callbacks.items() if callbacks}
+    assert set(registered) == set(webui.CALLBACKS)
+    assert registered["script_unloaded"] == [module.unload_models]

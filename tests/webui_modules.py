@@ -173,8 +173,15 @@ class Host:
             "devices": {"get_device_for": lambda task: "cpu", "torch_gc": lambda: None},
             "script_callbacks": {
                 f"on_{name}": functools.partial(self.register, name) for name in CALLBACKS
-            },
+            } | {"add_callback": self.add_callback, "callback_map": {
+                f"callbacks_{name}": self.callbacks[name] for name in CALLBACKS
+            }},
         }  # fmt: skip
+
+    def add_callback(self, callbacks, function, *, name=None, category, filename):
+        assert callbacks is self.callbacks[category]
+        assert Path(filename).name == "promptadapt.py"
+        callbacks.append(function)
 
     def register(self, name, callback):
         self.callbacks[name].append(callback)

@@ -20,7 +20,8 @@ class Tried:
     """One prompt. source: PLAIN is the user input itself, OWN what the policy answers when it is
     asked as usual, SAMPLED drawn from it. round: 0 of the plain input, else from 1. reward and
     terms: reward units, terms already weighted; aesthetic about 1 to 10, cosine 0 to 1. pictures:
-    (num_images, H, W, 3) uint8, of the same seeds for every prompt."""
+    (num_images, H, W, 3) uint8, of the same seeds for every prompt; a search keeps all of the best
+    prompt and of the user input, of the next best the first, of the others none."""
 
     adapted_prompt: str
     source: str
@@ -99,8 +100,8 @@ class Refinement:
             return "your text comes back: nothing else could be tried"
         number = len(self.tried) - 1
         return (
-            f"your text comes back: the best of {number} prompts gains {best:+.2f}, less than the "
-            f"{self.margin:g} that is asked for"
+            f"your text comes back: the best of {number} prompts gains {best:+.2f}, more than "
+            f"{self.margin:g} is asked for"
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from ..rollouts import Rollout, sample_rollout
 from ..settings import SettingsError
 from ..train.seeds import generator_of
 from .learning import PolicyCopy
-from .outcome import OWN, PLAIN, SAMPLED, Refinement, Round, Tried, best_of
+from .outcome import MOST_CELLS, OWN, PLAIN, SAMPLED, Refinement, Round, Tried, best_of
 from .settings import RefineSettings
 
 MOST_DRAWS = 8  # completions for each new prompt that a round wants
@@ -98,7 +98,10 @@ class Refiner:
         self.base = adapter.policy
         self.copy = PolicyCopy(adapter.policy, self.settings)
         self.adapter = PromptAdapter(self.copy.policy, rewarder.count_tokens)
-        given = {**(adapt or {}), "token_budget": self.settings.token_budget, "gate": False}
+        given = {
+            **(adapt or {}), "token_budget": self.settings.token_budget, "gate": False,
+            "seed": self.settings.seed,
+        }  # fmt: skip
         self.usual = self.adapter.settings(**{**given, "num_candidates": 1})
         self.asked = dataclasses.replace(
             self.usual, mode="sample", temperature=self.settings.temperature, top_p=1.0,
@@ -109,6 +112,7 @@ class Refiner:
         self.rounds: list[Round] = []
         self.notes: list[str] = []
         self._known: dict[str, Tried] = {}
+        self._failed: set[str] = set()  # prompts that cannot be rendered or scored
         self._began = time.monotonic()
         self._slowest = 0.0  # seconds of a batch
         self._learns = self.settings.learns
@@ -119,6 +123,7 @@ class Refiner:
         user input itself cannot be rendered or scored."""
         self._began = time.monotonic()
         plain = self._try_plain()
+        self._slowest = time.monotonic() - self._began
         for number in range(1, self.settings.num_rounds + 1):
             if not self._affordable(1):
                 break
@@ -145,9 +150,9 @@ class Refiner:
 
     @property
     def num_images(self) -> int:
-        """Pictures that were asked for, those in memory too: a second run stops where the first
-        one did."""
-        return len(self.tried) * self.settings.num_images
+        """Pictures that were asked for, those that failed and those in memory too: a second run
+        stops where the first one did."""
+        return (len(self.tried) + len(self._failed)) * self.settings.num_images
 
     @property
     def most_images(self) -> int:
@@ -193,19 +198,21 @@ class Refiner:
     def _write(self, number: int) -> tuple[Rollout, dict[str, str]]:
         """The completions of a round, and the new prompts in them with where they come from.
 
-        Completions are taken in the order in which they were drawn, up to the last new prompt that
-        the round wants: which of them are left out depends on no reward.
+        Completions are taken in an order of chance (they come likeliest first), until a new prompt
+        would be one more than the round wants: which of them are left out depends neither on their
+        rewards nor on their probabilities.
         """
         settings, limit = self.settings, self._num_affordable()
         wanted = min(settings.num_candidates, limit)
         sources: dict[str, str] = {}
+        generator = generator_of(settings.seed, "refine", number)
         with self.at_hand(self.copy.networks):
-            if number == 1:
+            if number == 1 or self._learns:  # what it has learned, at its best
                 usual = self.adapter.adapt_all(
                     [self.user_input], should_stop=self.should_stop,
                     **dataclasses.asdict(self.usual),
                 )[0].candidates[0].adapted_prompt  # fmt: skip
-                if usual not in self._known:
+                if self._is_new(usual):
                     sources[usual] = OWN
             rollout = sample_rollout(
                 self.adapter,
@@ -213,17 +220,21 @@ class Refiner:
                 self.asked,
                 max_new_tokens=self.asked.max_new_tokens,
                 image_seeds=[self.image_seeds],
-                generator=generator_of(settings.seed, "refine", number),
+                generator=generator,
                 should_stop=self.should_stop,
             )
-        taken = 0
-        for text in rollout.adapted_prompts:
-            if text not in self._known and text not in sources:
+        taken = torch.zeros(len(rollout), dtype=torch.bool)
+        for place in torch.randperm(len(rollout), generator=generator).tolist():
+            text = rollout.adapted_prompts[place]
+            if self._is_new(text) and text not in sources:
                 if len(sources) == wanted:
                     break
                 sources[text] = SAMPLED
-            taken += 1
-        return rollout.kept(torch.arange(len(rollout)) < taken), sources
+            taken[place] = True
+        return rollout.kept(taken), sources
+
+    def _is_new(self, text: str) -> bool:
+        return text not in self._known and text not in self._failed
 
     def _try_all(self, sources: Mapping[str, str], number: int) -> None:
         """Render and reward new prompts, batch by batch, as far as the budget goes."""
@@ -241,6 +252,9 @@ class Refiner:
                 pictures = (batch.pictures or [])[place]
                 if batch.ok[place] and pictures is not None:
                     self._noted(text, sources[text], number, batch, place, pictures)
+                else:
+                    self._failed.add(text)
+            self._forget_pictures()
             self._tell(f"round {number} of {self.settings.num_rounds}")
 
     def _rewarded(self, texts: Sequence[str]) -> RewardBatch:
@@ -274,6 +288,15 @@ class Refiner:
         self._known[text] = tried
         return tried
 
+    def _forget_pictures(self) -> None:
+        """Kept are all pictures of the best prompt, and of others the one that a sheet shows."""
+        others = range(1, len(self.tried))
+        for rank, place in enumerate(sorted(others, key=lambda place: -self.tried[place].reward)):
+            one, number = self.tried[place], int(rank < MOST_CELLS)
+            if rank and len(one.pictures) > number:
+                one = dataclasses.replace(one, pictures=one.pictures[:number].copy())
+                self.tried[place] = self._known[one.adapted_prompt] = one
+
     def _learnable(self, rollout: Rollout) -> Rollout:
         """The completions whose prompts have rewards, with them."""
         known = [self._known.get(text) for text in rollout.adapted_prompts]
@@ -285,9 +308,13 @@ class Refiner:
         """Metrics of the updates. Where the copy cannot learn, the search goes on without."""
         try:
             with self.at_hand(self.copy.networks):
-                return self.copy.learn(rollout, number)
-        except SettingsError as error:
-            self._note_once(f"the policy stopped learning: {error}")
+                return self.copy.learn(rollout, number, self.should_stop)
+        except SettingsError:  # its weights are on the way to be no numbers
+            self.copy.restart()
+            self._note_once(
+                f"the policy stopped learning in round {number} and is what it was at first: its "
+                "loss was not finite; try a lower lr"
+            )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -303,7 +330,7 @@ class Refiner:
         """Whether the budget pays for a batch of so many prompts; it notes that it is spent."""
         limit = self.settings.max_seconds
         if limit and time.monotonic() - self._began + self._slowest > limit:
-            self._note_once(f"stopped after {len(self.rounds)} rounds: {limit:g} s are spent")
+            self._note_once(f"stopped: the budget of {limit:g} s is spent")
             return False
         if self._num_affordable() < number:
             self._note_once(f"stopped: the budget of {self.most_images} pictures is spent")

@@ -1,5 +1,5 @@
 """The command line of the trainers: `python -m promptadapt_core.train sft --help`,
-`... ppo --help`.
+`... ppo --help`, `... rejection --help`, `... dpo --help`.
 
 Exit code 0 when a run is done, 2 with one sentence on stderr for bad input, 130 when Ctrl-C
 stopped a run, whose state is then saved.
@@ -10,12 +10,18 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from typing import TYPE_CHECKING
 
 from ..alarms import AlarmSettings
 from ..command_line import Parser, interruptible, keep_freed_memory, run, write_utf8
 from ..reward_settings import RewardSettings
 from ..settings import SftSettings, add_flags, given
+from .dpo_settings import DpoSettings
 from .ppo_settings import PpoSettings
+from .rejection_settings import RejectionSettings
+
+if TYPE_CHECKING:
+    from .rounds import RoundsResult
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,6 +37,16 @@ def main(arguments: list[str] | None = None) -> int:
     for cls in (PpoSettings, RewardSettings, AlarmSettings):
         add_flags(ppo, cls)
     ppo.set_defaults(run=_ppo)
+    rejection = trainers.add_parser(
+        "rejection", help="fine-tuning on the best of what the policy writes, by their pictures"
+    )
+    dpo = trainers.add_parser("dpo", help="preferences, mined from pictures or voted on")
+    for parser_of, kind, work in (
+        (rejection, RejectionSettings, _rejection), (dpo, DpoSettings, _dpo)
+    ):  # fmt: skip
+        add_flags(parser_of, kind)
+        add_flags(parser_of, RewardSettings)
+        parser_of.set_defaults(run=work)
     options = parser.parse_args(arguments)
     return run(parser.prog, lambda: options.run(options), extra="train")
 
@@ -87,6 +103,56 @@ def _ppo(options: argparse.Namespace) -> int:
     if not math.isfinite(result.best_reward):
         found = "but no candidate got a reward, so nothing was learned"
     print(f"done: {result.iteration} iterations, {found}")
+    return 0
+
+
+def _rejection(options: argparse.Namespace) -> int:
+    settings = RejectionSettings(**given(RejectionSettings, options))
+    reward_settings = RewardSettings(**given(RewardSettings, options))
+    from ..runs import Progress
+    from .rejection import train_rejection
+    from .rendered_reward import load_parts
+
+    keep_freed_memory()
+    reward, judge = load_parts(settings, reward_settings)
+    with interruptible() as should_stop:
+        result = train_rejection(
+            settings, reward=reward, judge=judge, report=Progress(), should_stop=should_stop
+        )
+    return _told(result)
+
+
+def _dpo(options: argparse.Namespace) -> int:
+    settings = DpoSettings(**given(DpoSettings, options))
+    reward_settings = RewardSettings(**given(RewardSettings, options))
+    from ..runs import Progress
+    from .dpo import train_dpo
+
+    keep_freed_memory()
+    reward = judge = None
+    if not settings.votes:
+        from .rendered_reward import load_parts
+
+        reward, judge = load_parts(settings, reward_settings)
+    with interruptible() as should_stop:
+        result = train_dpo(
+            settings, reward=reward, judge=judge, report=Progress(), should_stop=should_stop
+        )
+    return _told(result)
+
+
+def _told(result: RoundsResult) -> int:
+    """Say how the rounds ended; the exit code."""
+    if result.status == "stopped":
+        print(
+            f"stopped in round {min(result.round + 1, result.num_rounds)} of {result.num_rounds} "
+            "and saved; the same command with --resume goes on",
+            file=sys.stderr,
+        )
+        return 130
+    reward = result.best_reward
+    found = f"best mean reward {reward:.4f}" if math.isfinite(reward) else "the latest"
+    print(f"done: {result.round} rounds, {found}: {result.best}")
     return 0
 
 

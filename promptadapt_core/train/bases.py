@@ -135,3 +135,10 @@ def with_lora(model: Any, rank: int) -> Any:
         fan_in_fan_out=convolutions,  # GPT-2 stores its matrices transposed
     )
     return peft.get_peft_model(model, config)
+
+
+def with_seeded_lora(model: Any, rank: int, seed: int) -> Any:
+    """The same, with matrices of `seed` and the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        return with_lora(model, rank)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from .. import objectives
+from ..decoding import Stopped
 from ..rollouts import (
     Rollout,
     TokenBatch,
@@ -27,7 +28,8 @@ from .value import ValueNetwork
 @dataclass
 class Learner:
     """The networks that learn, in evaluation mode (dropout off), and their optimizer.
-    value_network: None for an algorithm that needs none."""
+    value_network: None for an algorithm that needs none. should_stop: asked before every
+    micro-batch."""
 
     model: Any
     value_network: ValueNetwork | None
@@ -35,6 +37,7 @@ class Learner:
     settings: PpoSettings
     device: torch.device
     whole_logits: bool
+    should_stop: Callable[[], bool] | None = None
 
     def networks(self) -> dict[str, torch.nn.Module]:
         """By the names that metrics have."""
@@ -143,7 +146,8 @@ def update(learner: Learner, rollout: Rollout, kl_coef: float, iteration: int) -
     """All updates of an iteration; their metrics.
 
     rollout: with its estimates, made in the micro-batches of epoch 0. SettingsError("lr", ...)
-    before the step of a loss or gradient that is not finite.
+    before the step of a loss or gradient that is not finite. decoding.Stopped, midway, once
+    should_stop() is true.
     """
     lesson = Lesson(rollout, *advantages_of(rollout, learner.settings, kl_coef), kl_coef)
     found = _passes(learner, lesson, iteration)
@@ -198,6 +202,8 @@ def gradients(
     sums: dict[str, torch.Tensor] = {}
     furthest = torch.zeros((), device=learner.device)
     for rows in micro_batches:
+        if learner.should_stop is not None and learner.should_stop():
+            raise Stopped
         part = lesson.micro_batch(rows, learner.device)
         loss, parts, logprobs = _policy_loss(learner, part, num_tokens)
         if learner.value_network is not None:
