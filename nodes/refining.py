@@ -126,19 +126,23 @@ class RefinePrompt:
         num_images: int | None = None,
         max_images: int | None = None,
     ) -> bool | str:
-        """What one widget says against another. ComfyUI checks the range of what is not named."""
+        """What one widget says against another; None is what is linked and not known yet.
+        ComfyUI checks the range of what is not named."""
         from ..promptadapt_core.refine.saving import check_name
-        from ..promptadapt_core.refine.settings import RefineSettings
+        from ..promptadapt_core.refine.settings import BEST_OF_N, RefineSettings
 
         def check() -> None:
             given = {
-                "method": method, "num_candidates": num_candidates, "num_images": num_images,
+                "method": method or BEST_OF_N,  # which refuses nothing
+                "num_candidates": num_candidates, "num_images": num_images,
                 "max_images": max_images,
             }  # fmt: skip
             known = {name: value for name, value in given.items() if value is not None}
             RefineSettings(**known)
             if save_policy not in (None, SAVES[0]) and save_name is not None:
                 check_name(save_name)
+            if method is not None:
+                _check_lora(save_policy, method)
             check_text(user_input, keep, ban)
 
         return complaint(check)
@@ -172,6 +176,11 @@ class RefinePrompt:
         from .searching import Search
 
         _check_links(model, clip, vae, latent_image, reward_models, negative, policy, decoding)
+        policy = policy or bundled_policy()
+        place = None
+        if save_policy != SAVES[0]:  # now, not after an hour
+            _check_lora(save_policy, values["method"])
+            place = _place_for(save_policy, save_name, policy.adapter.policy.folder)
         sampling = Sampling(steps, cfg, sampler_name, scheduler, render_batch_size)
         adapt = {**(decoding or {}), **{name: values.pop(name) for name in TEXT_SETTINGS}}
         with torch.inference_mode(False):  # or the copy could never be trained
@@ -180,7 +189,7 @@ class RefinePrompt:
             search = Search(
                 generator,
                 reward_models,
-                policy or bundled_policy(),
+                policy,
                 user_input,
                 image_seed,
                 settings_from(AdaptSettings, adapt),
@@ -191,9 +200,8 @@ class RefinePrompt:
             self._memory = search.memory
             found = search.run()
             refined = search.refined_policy()
-            if save_policy != SAVES[0]:
-                folder = search.save(save_policy, _first_folder(), save_name)
-                found.notes.append(f"the refined policy is saved in {folder}")
+            if place is not None:
+                found.notes.append(_saved(search, save_policy, place))
         return _outputs(found, refined)
 
 
@@ -211,7 +219,11 @@ def _check_links(
         ("model", hasattr(model, "load_device"), "a checkpoint"),
         ("clip", hasattr(clip, "tokenize"), "a checkpoint"),
         ("vae", hasattr(vae, "decode"), "a checkpoint"),
-        ("latent_image", isinstance(latent_image, dict), "an empty latent"),
+        (
+            "latent_image",
+            isinstance(latent_image, dict) and "samples" in latent_image,
+            "an empty latent",
+        ),
         ("reward_models", hasattr(reward_models, "loaded"), "Load Reward Models"),
         ("negative", isinstance(negative, list | None), "CLIP Text Encode"),
         ("policy", policy is None or hasattr(policy, "loaded"), "Load Prompt Policy"),
@@ -224,13 +236,34 @@ def _choices(names: list[str]) -> tuple:
     return (names, {"default": names[0], "tooltip": "as in KSampler"})
 
 
-def _first_folder() -> Path:
+def _check_lora(save_policy: str | None, method: str) -> None:
+    from ..promptadapt_core.refine.settings import BEST_OF_N
     from ..promptadapt_core.settings import SettingsError
 
-    folders = model_folders()
+    if save_policy == "lora" and method == BEST_OF_N:
+        raise SettingsError("save_policy", f"{method} trains no LoRA matrices")
+
+
+def _place_for(save_policy: str, name: str, base: Path | None) -> Path:
+    """The folder to save in and the name there. LoRA matrices are found beside their base."""
+    from ..promptadapt_core.refine.saving import check_name
+    from ..promptadapt_core.settings import SettingsError
+
+    name, folders = check_name(name), model_folders()
     if not folders:
         raise SettingsError("save_policy", "ComfyUI knows no folder models/promptadapt")
-    return folders[0]
+    beside = save_policy == "lora" and base is not None and base.parent in folders
+    return (base.parent if beside else folders[0]) / name
+
+
+def _saved(search: Any, kind: str, place: Path) -> str:
+    """What became of it: a disk that is full must not take the search with it."""
+    from ..promptadapt_core.settings import SettingsError
+
+    try:
+        return f"the refined policy is saved in {search.save(kind, place.parent, place.name)}"
+    except SettingsError as error:
+        return f"the refined policy is not saved: {error}"
 
 
 def _outputs(found: Any, refined: Any) -> dict[str, Any]:

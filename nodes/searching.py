@@ -95,7 +95,7 @@ class Search:
         needed, device = self._refiner.copy.num_bytes_to_learn, self._managed.device
         if needed and device.type != "cpu":
             whole = needed + sum(p.nbytes for p in networks.parameters())
-            management.free_memory(whole + management.minimum_inference_memory(), device)
+            management.free_memory(whole, device)
         with self._managed.loaded():
             yield
 

@@ -26,6 +26,8 @@ from .reward_settings import RewardSettings
 from .settings import AdaptSettings, SettingsError
 
 MOST_TEXTS = MOST_PICTURES = 256  # in one request
+MOST_PIXELS = 2**28  # of the pictures of one request: 256 of 1024 x 1024
+FORMATS = ("PNG", "JPEG", "WEBP")  # Pillow knows more than it is wise to take from strangers
 WEIGHTS = ("aesthetic_weight", "relevance_weight")
 
 
@@ -65,7 +67,7 @@ def adapt_answer(
 def score_answer(
     models: LoadedModels, request: Any, folders: Sequence[Path] = (), device: str = "cpu"
 ) -> dict[str, Any]:
-    """{"images": [PNG or JPEG in base64], "user_input": text or one for each image, "scorer":
+    """{"images": [PNG, JPEG or WebP in base64], "user_input": text or one for each image, "scorer":
     name, "baseline_images", "aesthetic_weight", "relevance_weight"} -> {"scores": [...], "order":
     numbers of the images, best first}."""
     fields = {**_object(request)}
@@ -116,17 +118,23 @@ def _pictures(name: str, value: Any) -> list[np.ndarray]:
     """(H, W, 3) uint8 of each picture in base64, with or without a data: address in front."""
     if not isinstance(value, list) or len(value) > MOST_PICTURES:
         raise SettingsError(name, f"expected a list of at most {MOST_PICTURES} pictures in base64")
-    return [_picture(name, number, item) for number, item in enumerate(value, 1)]
+    pictures: list[np.ndarray] = []
+    room = MOST_PIXELS
+    for number, item in enumerate(value, 1):
+        pictures.append(_picture(name, number, item, room))
+        room -= pictures[-1].shape[0] * pictures[-1].shape[1]
+    return pictures
 
 
-def _picture(name: str, number: int, item: Any) -> np.ndarray:
+def _picture(name: str, number: int, item: Any, room: int) -> np.ndarray:
     encoded = _text(name, item)
     if encoded.startswith("data:"):
         encoded = encoded.partition(",")[2]
     try:
         data = base64.b64decode(encoded, validate=True)
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("RGB"))
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            fits = picture.width * picture.height <= room
+            pixels = np.asarray(picture.convert("RGB")) if fits else None
     except (
         binascii.Error,
         OSError,
@@ -137,6 +145,10 @@ def _picture(name: str, number: int, item: Any) -> np.ndarray:
         told = type(error).__name__
         reason = f"picture {number} is not a picture in base64 ({told})"
         raise SettingsError(name, reason) from None
+    if pixels is None:
+        reason = f"expected at most {MOST_PIXELS:,} pixels in all; picture {number} goes beyond"
+        raise SettingsError(name, reason)
+    return pixels
 
 
 ANSWERS = {"policies": policies_answer, "adapt": adapt_answer, "score": score_answer}

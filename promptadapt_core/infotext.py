@@ -46,7 +46,7 @@ def unpacked(value: str) -> str:
         return value
     try:
         text = json.loads(value[len(PACKED) :])
-    except ValueError:
+    except (ValueError, RecursionError):  # strangers write pictures too
         return value
     return text if isinstance(text, str) else value
 
@@ -81,9 +81,16 @@ class PerImage:
         self.values = list(values)
 
     def __call__(
-        self, p: Any = None, index: int = 0, all_prompts: Sequence[str] = (), **_: Any
+        self,
+        p: Any = None,
+        index: int = 0,
+        all_prompts: Sequence[str] = (),
+        use_main_prompt: bool = False,
+        **_: Any,
     ) -> str | None:
-        if len(all_prompts) < len(self.values):  # one batch
+        if use_main_prompt:  # a grid, which tells of its first picture
+            index = 0
+        elif len(all_prompts) < len(self.values):  # one batch
             index += getattr(p, "iteration", 0) * getattr(p, "batch_size", 1)
         return self.values[min(index, len(self.values) - 1)]
 
@@ -106,6 +113,11 @@ def with_values(infotext: str, values: Mapping[str, str]) -> str:
     """A picture's text with further pairs at its end."""
     pairs = ", ".join(f"{key}: {_quoted(value)}" for key, value in values.items())
     return f"{infotext}, {pairs}" if infotext and pairs else infotext
+
+
+def without_ours(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The pairs that are not of this module."""
+    return {k: v for k, v in params.items() if k != TITLE and not k.startswith(f"{TITLE} ")}
 
 
 def was_adapted(params: Mapping[str, Any]) -> bool:

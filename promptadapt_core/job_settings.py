@@ -23,10 +23,11 @@ KEEP_OFF, KEEP_ALL, KEEP_BEST = "off", "all", "best"
 MOST_CANDIDATES = 64
 
 
-def _taken(cls: type[Settings], name: str) -> Any:
-    """A field of another table, with its default and its range."""
+def _taken(cls: type[Settings], name: str, told: str = "") -> Any:
+    """A field of another table, with its default, its range and, without told, its help."""
     found = {field.name: field for field in dataclasses.fields(cls)}[name]  # type: ignore[arg-type]
-    return dataclasses.field(default=found.default, metadata=found.metadata)
+    metadata = {**found.metadata, "help": told or found.metadata["help"]}
+    return dataclasses.field(default=found.default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,9 @@ class JobSettings(Settings):
         choices=(KEEP_OFF, KEEP_ALL, KEEP_BEST),
     )
     scorer: str = setting(LAB_SCORER, "what judges the pictures; lab judges the lab's only")
-    aesthetic_weight: float = _taken(RewardSettings, "aesthetic_weight")
+    aesthetic_weight: float = _taken(
+        RewardSettings, "aesthetic_weight", "of the pictures' aesthetic score"
+    )
     relevance_weight: float = _taken(RewardSettings, "relevance_weight")
 
     def candidates_wanted(self, num_images: int) -> int:

@@ -5,7 +5,9 @@ A host renders; this says what, and in which order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -57,6 +59,14 @@ class ImageText(NamedTuple):
     pairs: dict[str, str]
 
 
+def without_comments(text: str) -> str:
+    """A prompt without what the hosts leave out where a setting of theirs says so: from # to the
+    end of the line. They would leave out what was added there, too."""
+    left = re.sub(r"(^|\n)#[^\n]*(\n|$)", "\n", text)
+    left = re.sub(r"#[^\n]*(\n|$)", "\n", left)
+    return text if left == text else left.strip()
+
+
 def candidate_for(settings: JobSettings, num_candidates: int, image: int) -> int:
     """The rank of the candidate for an image of the job, counted from 0. Where there are fewer
     candidates than were asked for, the last one stands in, or their turn begins again."""
@@ -86,6 +96,23 @@ def renderings(
         return [Rendering(candidates[rank - 1], rank, i, 1) for i, rank in enumerate(ranks)]
     rank = candidate_for(settings, len(candidates), 0)
     return [Rendering(candidates[rank - 1], rank, 0, num_images)]
+
+
+def job_of(rendering: Rendering, job: Any, num_images: int) -> Any:
+    """The host's job for one rendering. job: the host's of all num_images pictures, its seeds
+    known; it stays as it is. Several pictures to start from serve in turn."""
+    one = copy.copy(job)
+    one.prompt = rendering.text
+    if getattr(job, "hr_prompt", "") == job.prompt:
+        one.hr_prompt = rendering.text
+    if rendering.num_images < num_images:
+        one.batch_size = one.n_iter = 1
+        one.seed += rendering.first_image if job.subseed_strength == 0 else 0
+        one.subseed += rendering.first_image
+        begins = getattr(job, "init_images", None) or []
+        if len(begins) > 1:
+            one.init_images = [begins[rendering.first_image % len(begins)]]
+    return one
 
 
 def pictures_of(rendering: Rendering, job: Any, processed: Any) -> list[Picture]:
@@ -151,14 +178,15 @@ def pairs_of(
 
 
 def inputs_of_images(
-    typed: Sequence[str], shown: Sequence[str], styled: Callable[[str], str]
+    typed: Iterable[str], shown: Sequence[str], styled: Callable[[str], str]
 ) -> list[tuple[str, Callable[[str], str]]]:
     """(user input, how its adapted prompt gets its style) of each image of a job that the host has
     set up. typed: by the person. shown: what is to be rendered. styled: puts the host's styles on.
 
-    Where another extension has changed the text, such as filled in wildcards, that is the input."""
+    Where another extension has changed the text, such as filled in wildcards, that is the input;
+    blank space, which comments leave behind, is no change."""
     return [
-        (text, styled) if styled(text) == there else (there, str)
+        (text, styled) if styled(text).strip() == there.strip() else (there, str)
         for text, there in zip(typed, shown, strict=True)
     ]
 

@@ -15,8 +15,7 @@ from .picture_rewards import reward_pictures
 from .prompts import parse
 from .reward_settings import RewardSettings
 from .scorers import Scorer
-
-PICTURES_AT_ONCE = 8  # between two questions whether to stop
+from .settings import SettingsError
 
 
 def keep_best(
@@ -27,12 +26,15 @@ def keep_best(
     should_stop: Callable[[], bool] | None = None,
 ) -> tuple[list[Picture], list[str]]:
     """(the pictures that are returned, in their order and with their scores, what is said of them).
-    Once should_stop() is true: all of them, without scores."""
+    Once should_stop() is true, or where they cannot be scored: all of them, without scores. To
+    render them took long."""
     try:
         images = [picture.image for picture in pictures]
         scores = score_images(scorer, user_input, images, settings, should_stop)
     except Stopped:
         return list(pictures), ["stopped: the pictures have no scores"]
+    except (SettingsError, RuntimeError) as error:  # torch: out of memory
+        return list(pictures), [f"the pictures have no scores: {error}"]
     for picture, score in zip(pictures, scores, strict=True):
         picture.score = score
         picture.infotext = with_values(picture.infotext, score_values(score))
@@ -56,12 +58,9 @@ def score_images(
         aesthetic_weight=settings.aesthetic_weight, relevance_weight=settings.relevance_weight
     )
     words = parse(user_input).plain or user_input
-    scores = []
-    for start in range(0, len(images), PICTURES_AT_ONCE):
-        if should_stop is not None and should_stop():
-            raise Stopped
-        part = [np.asarray(i.convert("RGB")) for i in images[start : start + PICTURES_AT_ONCE]]
-        found = reward_pictures(scorer, [words] * len(part), part, settings=weights)
-        rows = zip(found.rewards, found.aesthetic, found.relevance, strict=True)
-        scores += [{"reward": r, "aesthetic": a, "relevance": c} for r, a, c in rows]
-    return scores
+    pixels = [np.asarray(image.convert("RGB")) for image in images]
+    found = reward_pictures(
+        scorer, [words] * len(pixels), pixels, settings=weights, should_stop=should_stop
+    )
+    rows = zip(found.rewards, found.aesthetic, found.relevance, strict=True)
+    return [{"reward": r, "aesthetic": a, "relevance": c} for r, a, c in rows]

@@ -5,10 +5,11 @@ A web page has many visitors and one memory, so there is one policy and one scor
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -59,15 +60,12 @@ class LoadedModels:
         """(the policy of that name, the hash of its weights). Loaded anew once its files or the
         device change. SettingsError("policy", ...) where it is gone or broken."""
         folder = policy_folder(name, folders)
-        with self._lock:
+        with self._lock, _readable("policy", name):
             key = (folder_state(folder), device)
             if self._policy is None or self._policy[0] != key:
                 self._policy = None  # before the next one takes its memory
-                self._policy = (
-                    key,
-                    PromptAdapter.load(folder, device=device),
-                    weights_hash(folder),
-                )
+                policy_hash = weights_hash(folder)  # first: a folder that goes then is not loaded
+                self._policy = (key, PromptAdapter.load(folder, device=device), policy_hash)
             return self._policy[1], self._policy[2]
 
     def scorer(self, name: str, folders: Sequence[Path] = (), device: str = "cpu") -> Any:
@@ -81,7 +79,7 @@ class LoadedModels:
                 raise
             command = f'"{sys.executable}" -m pip install open_clip_torch'
             raise SettingsError("scorer", f"it needs the package open_clip: {command}") from None
-        with self._lock:
+        with self._lock, _readable("scorer", name):
             key = (folder_state(folder), device)
             if self._scorer is None or self._scorer[0] != key:
                 self._scorer = None
@@ -152,6 +150,16 @@ class LoadedModels:
 
 
 MODELS = LoadedModels()  # of this process
+
+
+@contextlib.contextmanager
+def _readable(setting: str, name: str) -> Iterator[None]:
+    """SettingsError for a folder that goes while it is read. It tells no path."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{name} cannot be read ({error.strerror or type(error).__name__})"
+        raise SettingsError(setting, reason) from error
 
 
 def left_alone(user_input: str, policy: str, reason: str) -> AdaptedInput:

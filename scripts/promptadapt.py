@@ -6,7 +6,6 @@ torch is imported when it is used. Every rule lives in promptadapt_core.
 
 from __future__ import annotations
 
-import copy
 import functools
 import html
 import importlib.util
@@ -25,6 +24,7 @@ TITLE = infotext.TITLE  # requests and pictures name the scripts by their titles
 ALWAYS_TITLE = f"{TITLE} (always on)"
 ROOT = Path(scripts.basedir())
 AXES = "promptadapt_axes"  # attribute of a job: the settings that X/Y/Z plot puts in
+SEEN = "promptadapt_seen"  # attribute of a job that the script which is always on has had
 MAKERS = {
     controls.DROPDOWN: gr.Dropdown,
     controls.SLIDER: gr.Slider,
@@ -65,6 +65,12 @@ def models():
 
 def stopped():
     return shared.state.interrupted or shared.state.stopping_generation
+
+
+def read(text):
+    """What the host reads of a prompt."""
+    hides = getattr(shared.opts, "enable_prompt_comments", False)
+    return jobs.without_comments(text) if hides else text
 
 
 def always_shown():
@@ -139,13 +145,13 @@ def in_this_page(component):
     return component is not None and known.get(component._id) is component
 
 
-def preview(names, has_seed, user_input, *values):
+def preview(names, has_seed, typed, *values):
     image_seed, values = (values[0], values[1:]) if has_seed else (None, values)
     try:
         held = models()
         from promptadapt_core import preview as previews
 
-        found = previews.preview(held, user_input, image_seed, values, names, folders(), device())
+        found = previews.preview(held, read(typed), image_seed, values, names, folders(), device())
     except SettingsError as error:
         told = f"<p class='error'>{html.escape(str(error))}</p>"
         return told, gr.update(choices=[], value=None), job_settings.IMAGE_SEED
@@ -191,14 +197,13 @@ class Job:
 
     def __init__(self, p, settings):
         processing.fix_seed(p)
-        self.p, self.settings, self.user_input = p, settings, p.prompt
+        self.p, self.settings, self.user_input = p, settings, read(p.prompt)
         self.num_images = p.batch_size * p.n_iter
         self.scored = settings.keep_best != job_settings.KEEP_OFF
 
     def run(self):
-        scorer = None
-        if self.scored:  # what is missing is told before anything is rendered
-            scorer = models().scorer(self.settings.scorer, folders(), device())
+        # before anything is rendered: it tells what is missing
+        scorer = models().scorer(self.settings.scorer, folders(), device()) if self.scored else None
         self.count(jobs.num_batches(self.settings, self.num_images, self.p.n_iter))
         found = adapted([self.user_input], self.settings, self.p.seed, self.num_images)
         if found is None:
@@ -228,16 +233,9 @@ class Job:
 
     def copy(self, rendering, found, alone):
         """The host's job for one rendering."""
-        p = copy.copy(self.p)
-        p.prompt = rendering.text
-        if getattr(p, "hr_prompt", "") == self.user_input:
-            p.hr_prompt = rendering.text
+        p = jobs.job_of(rendering, self.p, self.num_images)
         told = jobs.pairs_of(self.settings, found, rendering.rank, self.p.seed, self.num_images)
         p.extra_generation_params = {**self.p.extra_generation_params, "Script": TITLE, **told}
-        if rendering.num_images < self.num_images:
-            p.batch_size = p.n_iter = 1
-            p.seed += rendering.first_image if p.subseed_strength == 0 else 0
-            p.subseed += rendering.first_image
         p.do_not_save_grid = p.do_not_save_grid or not alone
         p.do_not_save_samples = p.do_not_save_samples or self.scored  # saved with their scores
         return p
@@ -267,10 +265,9 @@ class Job:
             pictures[0].job, shown, rows["all_seeds"][0], told[0], rows["all_subseeds"][0],
             index_of_first_image=first, infotexts=told, **rows,
         )  # fmt: skip
-        scores = [one.as_json() for one in pictures if one.score]
-        if scores:
-            told = {**merged.extra_generation_params, f"{TITLE} scores": scores}
-            merged.extra_generation_params = told
+        if pictures[0].score:
+            scores = {f"{TITLE} scores": [one.as_json() for one in pictures]}
+            merged.extra_generation_params = {**merged.extra_generation_params, **scores}
         return merged
 
 
@@ -294,6 +291,9 @@ class PromptAdaptAlways(Page, scripts.Script):
 
     def process(self, p, *args):
         axes = getattr(p, AXES, {})
+        if getattr(p, SEEN, False):  # Loopback and the like render one job several times
+            p.extra_generation_params = infotext.without_ours(p.extra_generation_params)
+        setattr(p, SEEN, True)
         try:
             enabled, settings = job_settings.switched(args, self.names, axes)
             if enabled and infotext.ORIGINAL not in p.extra_generation_params:
@@ -306,7 +306,7 @@ class PromptAdaptAlways(Page, scripts.Script):
     def adapt(self, p, settings):
         typed = p.prompt if isinstance(p.prompt, list) else [p.prompt] * len(p.all_prompts)
         styled = functools.partial(shared.prompt_styles.apply_styles_to_prompt, styles=p.styles)
-        inputs = jobs.inputs_of_images(typed, p.all_prompts, styled)
+        inputs = jobs.inputs_of_images(map(read, typed), p.all_prompts, styled)
         different = list(dict.fromkeys(text for text, _ in inputs))
         found = adapted(different, settings, p.all_seeds[0], len(inputs))
         if found is None:
@@ -372,7 +372,7 @@ def authorised(sent: HTTPBasicCredentials = Depends(HTTPBasic())):  # noqa: B008
 
 
 def answer_to(name):
-    def answer(request: dict = Body(default=None)):  # noqa: B008
+    def answer(request=Body(default=None)):  # noqa: B008
         try:
             held = models()
             from promptadapt_core import http_requests

@@ -108,6 +108,8 @@ def test_pictures_are_scored_in_any_coat() -> None:
         ({"images": [base64.b64encode(b"no picture").decode()]}, "images"),
         ({"images": [encoded(1)[:-40]]}, "images"),
         ({"images": []}, "images"),
+        ({"images": [encoded(1, "GIF")]}, "images"),
+        ({"images": [encoded(1, "EPS")]}, "images"),  # Pillow would run a program for it
         ({"images": [encoded(1)], "baseline_images": ["x"]}, "baseline_images"),
         ({"images": [encoded(1)], "user_input": ["a", "b"]}, "user_input"),
         ({"images": [encoded(1)], "user_input": ""}, "user_input"),
@@ -121,6 +123,25 @@ def test_score_refuses(given: dict[str, Any], name: str) -> None:
     with pytest.raises(SettingsError) as error:
         score_answer(models, {"user_input": "a cat", **given})
     assert error.value.name == name
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1)])
+def test_a_picture_of_any_shape_has_scores(size: tuple[int, int]) -> None:
+    pytest.importorskip("open_clip")
+    with io.BytesIO() as file:
+        Image.new("RGB", size, (9, 8, 7)).save(file, "WEBP")
+        image = base64.b64encode(file.getvalue()).decode()
+    (row,) = score_answer(models, {"images": [image], "user_input": "a cat"})["scores"]
+    assert np.isfinite([row["reward"], row["aesthetic"], row["relevance"]]).all()
+
+
+def test_pictures_must_fit_into_memory_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    from promptadapt_core import http_requests
+
+    monkeypatch.setattr(http_requests, "MOST_PIXELS", 2 * 64 * 64)
+    assert len(http_requests._pictures("images", [encoded(1)] * 2)) == 2
+    with pytest.raises(SettingsError, match=r"images: .* 8,192 pixels .* picture 3"):
+        http_requests._pictures("images", [encoded(1)] * 3)
 
 
 def test_a_picture_of_another_mode_is_made_rgb() -> None:

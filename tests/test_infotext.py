@@ -59,7 +59,11 @@ def test_plain_texts_stay_readable(text: str) -> None:
     assert infotext.packed(text) == text
 
 
-@pytest.mark.parametrize("value", ["json:", "json:{", "json:3", "json:[1]", "typed by a person"])
+@pytest.mark.parametrize(
+    "value",
+    ["json:", "json:{", "json:3", "json:[1]", "json:" + "[" * 99_999, "typed by a person"],
+    ids=len,
+)
 def test_what_a_person_edited_stays(value: str) -> None:
     assert infotext.unpacked(value) == value
 
@@ -138,8 +142,16 @@ def test_values_of_images_count_pictures_of_the_job_and_of_a_batch() -> None:
             number = str(2 * iteration + i)
             assert value(p=p, index=i, all_prompts=batch, comments=[]) == number
             assert value(p=p, index=2 * iteration + i, all_prompts=["x"] * 5) == number
+    last = SimpleNamespace(iteration=2, batch_size=2)  # a grid is told of after the last batch
+    assert value(p=last, index=0, all_prompts=["x"], use_main_prompt=True) == "0"
     one = infotext.of_images([{"a": "x"}, {}])["a"]
     assert [one(index=i, all_prompts=["x", "x"]) for i in range(2)] == ["x", None]
+
+
+def test_our_pairs_can_be_taken_out() -> None:
+    others = {"Steps": "2", "Script": "Prompt Adapt", "Prompt Adapter": "x"}
+    ours = {**pairs(FULL), infotext.ALWAYS_ON: "True", infotext.FAILED: "x"}
+    assert infotext.without_ours({**others, **ours}) == others
 
 
 def test_scores_go_to_the_end() -> None:

@@ -57,6 +57,37 @@ def test_how_much_there_is_to_render(given: dict[str, Any], num_batches: int) ->
     assert jobs.num_batches(JobSettings(**given), num_images=6, batches_each=2) == num_batches
 
 
+def test_the_job_of_one_image() -> None:
+    job = SimpleNamespace(
+        prompt="a cat # note", hr_prompt="a cat # note", batch_size=2, n_iter=2, seed=7, subseed=3,
+        subseed_strength=0, init_images=["p", "q"],
+    )  # fmt: skip
+    before = dict(vars(job))
+    third = jobs.job_of(Rendering("a cat, ink", 2, 2, 1), job, 4)
+    assert vars(third) == {
+        "prompt": "a cat, ink", "hr_prompt": "a cat, ink", "batch_size": 1, "n_iter": 1, "seed": 9,
+        "subseed": 5, "subseed_strength": 0, "init_images": ["p"],
+    }  # fmt: skip
+    job.subseed_strength, job.hr_prompt, job.init_images = 0.5, "a dog", ["p"]
+    third = jobs.job_of(Rendering("a cat, ink", 2, 2, 1), job, 4)
+    assert (third.seed, third.subseed) == (7, 5)  # as the host counts variations
+    assert (third.hr_prompt, third.init_images) == ("a dog", ["p"])
+    whole = jobs.job_of(Rendering("a cat, ink", 2, 0, 4), SimpleNamespace(**before), 4)
+    assert vars(whole) == {**before, "prompt": "a cat, ink", "hr_prompt": "a cat, ink"}
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        (" a cat ", " a cat "), ("a cat # note", "a cat"), ("# note\na cat", "a cat"),
+        ("a cat # note\non a roof", "a cat \non a roof"), ("a cat\n#x\n#y", "a cat"), ("#", ""),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_comments_are_left_out(text: str, left: str) -> None:
+    assert jobs.without_comments(text) == left
+
+
 VERSIONS = [Version(rank, image) for rank in range(3) for image in range(2)]
 
 

@@ -14,7 +14,8 @@ from PIL import Image  # noqa: E402
 
 from promptadapt_core.job_settings import JobSettings  # noqa: E402
 from promptadapt_core.jobs import Picture, Version  # noqa: E402
-from promptadapt_core.keep_best import PICTURES_AT_ONCE, keep_best, score_images  # noqa: E402
+from promptadapt_core.keep_best import keep_best, score_images  # noqa: E402
+from promptadapt_core.picture_rewards import PICTURES_AT_ONCE  # noqa: E402
 from promptadapt_core.scorers import Scores  # noqa: E402
 from promptadapt_core.settings import SettingsError  # noqa: E402
 
@@ -80,10 +81,30 @@ def test_an_interrupt_leaves_the_pictures_as_they_are() -> None:
     assert all(one.score is None and "reward" not in one.infotext for one in pictures)
 
 
-def test_scores_that_are_no_numbers_raise() -> None:
+def test_pictures_that_cannot_be_scored_come_back_and_say_why() -> None:
     class Broken(Brightness):
         def score(self, user_inputs: Sequence[str], pixels: np.ndarray) -> Scores:
             return Scores(torch.full((len(pixels),), float("nan")), torch.zeros(len(pixels)))
 
-    with pytest.raises(SettingsError, match="NaN"):
-        keep_best(Broken(), "a cat", [picture(1, 0, 0)], JobSettings(keep_best="all"))
+    class Full(Brightness):
+        def score(self, user_inputs: Sequence[str], pixels: np.ndarray) -> Scores:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+
+    pictures, settings = [picture(1, 0, 0)], JobSettings(keep_best="all")
+    for scorer, reason in ((Broken(), "NaN"), (Full(), "out of memory")):
+        kept, (line,) = keep_best(scorer, "a cat", pictures, settings)
+        assert kept == pictures
+        assert line.startswith("the pictures have no scores: ")
+        assert reason in line
+
+
+def test_the_picture_without_scores_is_told_by_its_number() -> None:
+    class Broken(Brightness):
+        def score(self, user_inputs: Sequence[str], pixels: np.ndarray) -> Scores:
+            found = super().score(user_inputs, pixels)
+            found.aesthetic[pixels[:, 0, 0, 0] == 99] = float("nan")
+            return found
+
+    images = [picture(99 if i == 9 else 5, 0, i).image for i in range(PICTURES_AT_ONCE + 4)]
+    with pytest.raises(SettingsError, match=r"picture 10 has scores .*NaN"):
+        score_images(Broken(), "a cat", images, JobSettings())

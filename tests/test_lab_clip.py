@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -19,18 +18,21 @@ from promptadapt_core.lab.aesthetic import load_embedder  # noqa: E402
 from promptadapt_core.lab.captions import describe  # noqa: E402
 from promptadapt_core.lab.clip import (  # noqa: E402
     MODEL_NAME,
+    NO_COLOURS,
+    NO_MODIFIERS,
+    NO_PLACE,
     WEIGHTS_NAME,
     ClipStage,
     augment,
     build_clip,
-    contrast,
     rank_correlation,
     retrieval,
     shift,
     tokenize,
+    user_side,
 )
 from promptadapt_core.lab.drawing import draw  # noqa: E402
-from promptadapt_core.lab.scenes import Scene, sample_scene  # noqa: E402
+from promptadapt_core.lab.scenes import Scene, Thing, sample_scene  # noqa: E402
 from promptadapt_core.settings import SettingsError  # noqa: E402
 
 World = tuple[np.ndarray, list[Scene], np.ndarray]
@@ -136,17 +138,37 @@ def test_without_ratings_only_pairs_are_learned(world: World) -> None:
     assert values["train/loss"] == values["train/contrastive"]
 
 
-def test_contrast_by_hand() -> None:
-    """Two pictures, their captions, and a wrong caption for each: only the first picture likes its
-    wrong one as much as its own."""
-    images = torch.eye(3)[:2]
-    texts = torch.stack([images[0], images[1], images[0], torch.eye(3)[2]])
-    found = contrast(images, texts, torch.tensor(2.0))
-    # to texts: logits 2 0 2 0 and 0 2 0 0; to pictures: 2 0 and 0 2
-    first = math.log(2 * math.exp(2) + 2) - 2
-    second = math.log(math.exp(2) + 3) - 2
-    back = math.log(math.exp(2) + 1) - 2
-    assert float(found) == pytest.approx(((first + second) / 2 + back) / 2, rel=1e-5)
+def test_a_caption_leaves_out_and_adds_nothing() -> None:
+    words = random.Random(1)
+    whole = [sample_scene(words) for _ in range(4000)]
+    said = [user_side(scene, words) for scene in whole]
+    for before, after in zip(whole, said, strict=True):
+        assert [thing.subject for thing in after.things] == [t.subject for t in before.things]
+        assert after.relation == before.relation
+        assert after.place in (before.place, None)
+        left = iter(before.modifiers)
+        assert all(name in left for name in after.modifiers)
+        for thing, drawn in zip(after.things, before.things, strict=True):
+            assert thing.colour in (drawn.colour, None)
+            assert thing.size in (drawn.size, None)
+
+    def share(lost: Callable[[Scene, Scene], bool], some: Callable[[Scene], bool]) -> float:
+        pairs = [pair for pair in zip(whole, said, strict=True) if some(pair[0])]
+        return sum(lost(*pair) for pair in pairs) / len(pairs)
+
+    five = lambda scene: len(scene.modifiers) == 4  # noqa: E731
+    assert share(lambda a, b: not b.modifiers, five) == pytest.approx(NO_MODIFIERS, abs=0.08)
+    assert share(lambda a, b: not b.place, lambda s: bool(s.place)) == pytest.approx(
+        NO_PLACE, abs=0.03
+    )
+    assert share(lambda a, b: not b.things[0].colour, lambda s: True) == pytest.approx(
+        NO_COLOURS, abs=0.03
+    )
+
+
+def test_a_scene_of_which_nothing_can_be_left_out_stays() -> None:
+    scene = Scene((Thing("cat"),))
+    assert user_side(scene, random.Random(0)) == scene
 
 
 def test_shifting_moves_and_repeats_the_edge() -> None:

@@ -159,15 +159,3 @@ def test_the_trainer_reads_the_file(tmp_path):
     read_back = batches.read_pairs(path)
     assert [pair.target for pair in read_back] == [p.target for p in writers.write_pairs(5, 0)]
     assert all(pair.target.startswith(pair.main) for pair in read_back)
-
-
-def test_who_hides_the_colours_names_none() -> None:
-    pairs = writers.write_pairs(2000, seed=3)
-    hidden = [
-        pair for pair in pairs if not vocabulary.HIDES_COLOURS.isdisjoint(pair.scene.modifiers)
-    ]
-    assert len(hidden) > 100
-    for pair in pairs:
-        named = any(thing.colour for thing in read(pair.target).things)
-        assert named is (pair not in hidden), pair.target
-        assert any(thing.colour for thing in read(pair.user_input).things) is named

@@ -49,6 +49,22 @@ def test_a_policy_is_loaded_once_and_anew_when_its_files_change(folders: list[Pa
         models.policy("mine", folders)
 
 
+def test_a_folder_that_goes_while_it_is_read_is_named(
+    folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = loaded_models.policy_folder
+
+    def find_and_lose(name: str, given: list[Path]) -> Path:
+        folder = find(name, given)
+        shutil.rmtree(folder)
+        return folder
+
+    monkeypatch.setattr(loaded_models, "policy_folder", find_and_lose)
+    with pytest.raises(SettingsError, match="policy: mine cannot be read") as error:
+        LoadedModels().policy("mine", folders)
+    assert str(folders[0]) not in str(error.value)  # pages show it to visitors
+
+
 def test_the_hash_is_of_the_weights() -> None:
     data = (SOURCE / "model.safetensors").read_bytes()
     assert weights_hash(SOURCE) == hashlib.sha256(data).hexdigest()[:10]

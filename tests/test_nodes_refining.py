@@ -145,6 +145,7 @@ def test_an_interrupt_is_quick_and_what_was_rendered_stays(
         ({"max_images": 1}, "max_images: expected 0 or at least 2"),
         ({"sampler_name": "magic"}, "sampler_name"),
         ({"save_policy": "folder", "save_name": "a/b"}, "expected the name of a folder"),
+        ({"save_policy": "lora", "method": "best_of_n"}, "best_of_n trains no LoRA matrices"),
         ({"keep": "dog"}, "does not hold the span 'dog'"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from promptadapt_core import prompts
 from promptadapt_core.adapter import PromptAdapter
+from promptadapt_core.decoding import Stopped
 from promptadapt_core.policy import Policy
 from promptadapt_core.refine.learning import PolicyCopy, _move_state
 from promptadapt_core.refine.settings import RefineSettings
@@ -93,6 +95,61 @@ def test_the_moments_follow_the_weights(policy: Policy) -> None:
     _move_state(optimizer, torch.device("meta"))
     assert all(state["exp_avg"].is_meta for state in optimizer.state.values())
     assert not any(state["step"].is_meta for state in optimizer.state.values()), "a plain number"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_moments_are_on_the_device_only_while_it_learns(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    from promptadapt_core.refine import learning
+
+    copy, places = PolicyCopy(policy, RefineSettings()), []
+    rollout = experience(copy)
+    monkeypatch.setattr(learning, "CPU", "rests")
+    monkeypatch.setattr(learning, "_move_state", lambda _, place: places.append(place))
+    if fails:
+        monkeypatch.setattr(learning, "update", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
+        copy.learn(rollout, 1)
+    assert places == [torch.device("cpu"), "rests"]
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_a_restart_makes_it_what_it_was(policy: Policy, lora_rank: int) -> None:
+    if lora_rank:
+        pytest.importorskip("peft")
+    copy = PolicyCopy(policy, RefineSettings(lr=1e-2, lora_rank=lora_rank))
+    before = weights_hash(copy.refined().model)
+    copy.learn(experience(copy), 1)
+    assert weights_hash(copy.refined().model) != before
+    copy.restart()
+    assert weights_hash(copy.refined().model) == before
+
+
+def test_learning_stops_before_the_next_micro_batch(policy: Policy) -> None:
+    """12 completions are 2 micro-batches: 2 looks before the estimates, and 2 in every epoch."""
+    copy, looks = PolicyCopy(policy, RefineSettings(num_epochs=3)), []
+    rollout = experience(copy)
+    for last in (1, 2, 3, 8):
+        looks.clear()
+        with pytest.raises(Stopped):
+            copy.learn(rollout, 1, lambda last=last: looks.append(0) or len(looks) == last)
+        assert len(looks) == last
+    looks.clear()
+    copy.learn(rollout, 1, lambda: bool(looks.append(0)))
+    assert len(looks) == 8
+    assert all(parameter.grad is None for parameter in copy.policy.model.parameters())
+
+
+def test_what_learning_takes(policy: Policy) -> None:
+    """Beside the networks: the gradient and two moments of what learns, and activations."""
+    size = sum(p.nbytes for p in PolicyCopy(policy, RefineSettings()).ref_model.parameters())
+    for settings, expected in (
+        (RefineSettings(), 6 * size),
+        (RefineSettings(method="best_of_n"), 0),
+    ):
+        assert PolicyCopy(policy, settings).num_bytes_to_learn == expected
+    assert PolicyCopy(policy, RefineSettings(method="ppo")).num_bytes_to_learn > 8 * size
 
 
 def test_a_loss_that_is_no_number_is_told(policy: Policy) -> None:

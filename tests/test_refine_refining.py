@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from promptadapt_core.refine.refining import Progress, Refiner
 from promptadapt_core.refine.settings import RefineSettings
 from promptadapt_core.reward_settings import RewardSettings
 from promptadapt_core.rewards import Rewarder, repeated_share
+from promptadapt_core.rollouts import Rollout, sample_rollout
 from promptadapt_core.scorers import Scores
 from promptadapt_core.settings import SettingsError
 from promptadapt_core.train.ppo_preparing import weights_hash
@@ -111,8 +113,62 @@ def test_every_prompt_is_rendered_once_with_the_same_seeds(adapter: PromptAdapte
     assert texts == {one.adapted_prompt for one in found.tried}
     assert {seed for _, seed in painter.drawn} == set(found.image_seeds)
     assert len(painter.drawn) == 2 * len(texts)
+    kept = [seed % 256 for seed in found.image_seeds]
     for one in found.tried:
-        assert one.pictures[:, 0, 0, 2].tolist() == [seed % 256 for seed in found.image_seeds]
+        number = 2 if one in (found.plain, found.best) else 1
+        assert one.pictures[:, 0, 0, 2].tolist() == kept[:number]
+
+
+def test_only_pictures_that_are_shown_are_kept(
+    adapter: PromptAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from promptadapt_core.refine import outcome, refining
+
+    for module in (outcome, refining):
+        monkeypatch.setattr(module, "MOST_CELLS", 3)
+    found = refiner(adapter, num_images=2).run()
+    assert found.best.round < 3, "a best prompt that is beaten later loses a picture"
+    numbers = {one.adapted_prompt: len(one.pictures) for one in found.ranked}
+    assert (numbers.pop(USER_INPUT), numbers.pop(found.best.adapted_prompt)) == (2, 2)
+    assert list(numbers.values()) == [1, 1] + [0] * (len(found.tried) - 4)
+    assert found.sheet().ndim == 3
+
+
+def test_what_is_taken_of_a_round_depends_on_no_probability(
+    adapter: PromptAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoding gives the likeliest completion first; a mean place of a half is fair."""
+    from promptadapt_core.refine import refining
+
+    def numbered(*arguments: Any, **options: Any) -> Rollout:
+        rollout = sample_rollout(*arguments, **options)
+        return dataclasses.replace(rollout, image_seeds=[[i] for i in range(len(rollout))])
+
+    monkeypatch.setattr(refining, "sample_rollout", numbered)
+    places = []
+    for seed in range(12):
+        search = refiner(adapter, num_candidates=2, method="best_of_n", seed=seed)
+        taken, sources = search._write(1)
+        assert 0 < len(sources) <= 2
+        places += [place / 15 for (place,) in taken.image_seeds]  # of 16 draws
+        assert len(taken) < 16 or len(sources) < 2
+    assert sum(places) / len(places) == pytest.approx(0.5, abs=0.12)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "drawn"), [(2, 16), (8, 64), (9, 72), (33, 256), (100, 256), (256, 256)]
+)
+def test_a_round_draws_more_than_it_wants(adapter: PromptAdapter, wanted: int, drawn: int) -> None:
+    """And no more than fit into memory together."""
+    search = refiner(adapter, num_candidates=wanted)
+    assert search.num_times * search.asked.num_candidates == drawn
+    if wanted in (9, 256):
+        taken, sources = search._write(1)
+        assert 9 <= len(sources) <= min(wanted, len(taken) + 1)
+
+
+def test_the_policys_own_answer_has_the_seed(adapter: PromptAdapter) -> None:
+    assert refiner(adapter, seed=7).usual.seed == 7
 
 
 def test_the_answer_is_the_best_of_what_was_tried(found: Refinement) -> None:
@@ -186,7 +242,7 @@ def test_nothing_better_gives_the_text_back(adapter: PromptAdapter) -> None:
     assert found.adapted_prompt == USER_INPUT
     assert (found.gain, found.answer) == (0.0, found.plain)
     best = f"{found.best.reward:+.2f}"
-    expected = f"the best of {len(found.tried) - 1} prompts gains {best}, less than the 9 that"
+    expected = f"the best of {len(found.tried) - 1} prompts gains {best}, more than 9 is asked for"
     assert expected in found.sentence()
 
 
@@ -231,8 +287,38 @@ def test_the_budget_of_seconds(adapter: PromptAdapter, monkeypatch: pytest.Monke
     monkeypatch.setattr(refining.time, "monotonic", lambda: float(next(times)))
     found = refiner(adapter, num_rounds=100, max_seconds=20.0).run()
     assert 1 <= len(found.rounds) < 10
-    assert found.notes == [f"stopped after {len(found.rounds)} rounds: 20 s are spent"]
+    assert found.notes == ["stopped: the budget of 20 s is spent"]
     assert found.seconds <= 20.0 + 3.0  # the last looks
+
+
+@pytest.mark.parametrize("seconds", [12, 15, 18, 25])
+def test_a_spent_budget_is_told_once(
+    adapter: PromptAdapter, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    """In whatever place of a round it is noticed."""
+    from promptadapt_core.refine import refining
+
+    times = iter(range(10_000))
+    monkeypatch.setattr(refining.time, "monotonic", lambda: float(next(times)))
+    options = {"max_seconds": float(seconds), "batch_size": 1, "method": "best_of_n"}
+    found = refiner(adapter, num_rounds=100, **options).run()
+    assert found.notes == [f"stopped: the budget of {seconds} s is spent"]
+
+
+def test_prompts_that_fail_are_paid_for_and_not_tried_again(adapter: PromptAdapter) -> None:
+    painter, asked = Painter(), []
+    painter.failing = ","  # everything but the user input
+    paint = painter.generate
+
+    def noted(texts: Sequence[str], seeds: Sequence[int], **options: Any) -> np.ndarray:
+        asked.extend(texts if len(texts) == 1 else [])
+        return paint(texts, seeds, **options)
+
+    painter.generate = noted
+    found = refiner(adapter, painter, num_rounds=20, max_images=7, method="best_of_n").run()
+    assert len(asked) == len(set(asked)) == found.num_images == 7
+    assert found.best is found.plain
+    assert "stopped: the budget of 7 pictures is spent" in found.notes
 
 
 def test_a_prompt_that_cannot_be_rendered_is_left_out(adapter: PromptAdapter) -> None:
@@ -269,6 +355,44 @@ def test_where_the_copy_cannot_learn_the_search_goes_on(
     monkeypatch.setattr(PolicyCopy, "learn", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         refiner(adapter).run()
+
+
+def test_a_copy_whose_loss_is_no_number_begins_anew(
+    adapter: PromptAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nothing of use would be written in the rounds that are left."""
+    before = weights_hash(adapter.policy.clone().model)
+
+    def broken(copy: PolicyCopy, *arguments: Any) -> Any:
+        with torch.no_grad():
+            for parameter in copy.policy.model.parameters():
+                parameter.mul_(3.0)
+        raise SettingsError("lr", "policy/loss is not finite")
+
+    monkeypatch.setattr(PolicyCopy, "learn", broken)
+    search = refiner(adapter)
+    found = search.run()
+    (note,) = found.notes
+    assert "stopped learning in round 1 and is what it was at first" in note
+    assert weights_hash(search.copy.policy.model) == before
+    assert [one.num_new for one in found.rounds][0] > 0
+    assert len(found.rounds) == 3
+
+
+def test_learning_is_interrupted(adapter: PromptAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    learn, begun, ended = PolicyCopy.learn, [], []
+
+    def noted(*arguments: Any) -> Any:
+        begun.append(True)
+        metrics = learn(*arguments)
+        ended.append(True)
+        return metrics
+
+    monkeypatch.setattr(PolicyCopy, "learn", noted)
+    with pytest.raises(Stopped):
+        refiner(adapter, should_stop=lambda: bool(begun)).run()
+    assert begun
+    assert not ended
 
 
 def test_progress_is_told(adapter: PromptAdapter) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,21 @@ def test_names_that_are_no_folder_everywhere(name: str) -> None:
         return
     with pytest.raises(SettingsError, match="save_name: expected the name of a folder"):
         check_name(name)
+
+
+def test_the_names_of_bundled_policies_get_a_number(models: Path, tmp_path: Path) -> None:
+    """They would be found before it, or it before them."""
+    search = searched(models, method="best_of_n")
+    assert save_policy(search, tmp_path, "lab").name == "lab-2"
+    assert save_policy(search, tmp_path, "PromptAdapt-SD").name == "PromptAdapt-SD-2"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="rights are another matter on Windows")
+def test_others_may_read_what_is_saved(models: Path, tmp_path: Path) -> None:
+    folder = save_policy(searched(models, method="best_of_n"), tmp_path, "mine")
+    usual = tmp_path / "usual"
+    usual.mkdir()
+    assert folder.stat().st_mode == usual.stat().st_mode
 
 
 def test_names_that_are() -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
+import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -119,7 +121,10 @@ def test_a_round_can_be_looked_at(inputs: Path, adapter: PromptAdapter, tmp_path
     assert len(group["candidates"]) == 4
     for one in group["candidates"]:
         assert one["adapted_prompt"].startswith(group["user_input"])
-        assert one["target"] == one["adapted_prompt"]  # there is no syntax in it
+        if one["left_alone"]:
+            assert one["adapted_prompt"] == group["user_input"]
+        else:
+            assert one["target"] == one["adapted_prompt"]  # there is no syntax in it
         assert one["worth"]["reward"] == pytest.approx(sum(one["worth"]["terms"].values()))
     assert mined.MinedFile(path).batches == batches
 
@@ -187,6 +192,30 @@ def test_a_line_that_makes_no_sense_ends_what_is_read(
         path.write_text("".join([*lines[:3], broken, *lines[3:]]), "utf-8")
         assert mined.MinedFile(path).batches == batches[:1]
         assert path.read_text("utf-8") == "".join(lines[:3])
+
+
+def test_a_disk_that_fills_leaves_whole_batches(
+    inputs: Path, adapter: PromptAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
+    settings = tiny(inputs, tmp_path / "run")
+    expected = dig(mine_of(settings, WordReward()), adapter, whole)
+    real, calls = os.fsync, []
+
+    def fills(file: int) -> None:
+        calls.append(file)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(file)
+
+    mine = mine_of(dataclasses.replace(settings, resume=True), WordReward())
+    with monkeypatch.context() as patched:
+        patched.setattr(mined.os, "fsync", fills)
+        with pytest.raises(SettingsError, match="out: .*parts.jsonl cannot be used .No space left"):
+            dig(mine, adapter, path)
+    again = mine_of(dataclasses.replace(settings, resume=True), WordReward())
+    assert dig(again, adapter, path) == expected
+    assert path.read_bytes() == whole.read_bytes()
 
 
 def test_images_are_limited_and_counted(
@@ -390,6 +419,21 @@ def test_pairs_by_hand() -> None:
     assert [(p.chosen.target, p.rejected.target) for p in more] == [
         ("a y", "a x"), ("a y", "a z"), ("a z", "a x")
     ]  # fmt: skip
+
+
+def test_what_no_rule_let_through_is_the_worse_text_at_most() -> None:
+    """It is worth as much as the plain user input, 1.0, and may not be written again."""
+    better = group("a", {"a x": 3.0})
+    junk = mined.Scored("a", "a !!", better.plain, 3, True, True)
+    empty = dataclasses.replace(junk, target="a")
+    of_both = dataclasses.replace(better, candidates=(*better.candidates, junk, empty))
+    found = choosing.best_pairs([of_both], **{**PAIRS, "pairs_per_input": 9})
+    assert [(p.chosen.target, p.rejected.target, p.margin) for p in found] == [("a x", "a !!", 2.0)]
+    worse = dataclasses.replace(of_both, candidates=(junk, *group("a", {"a x": 0.2}).candidates))
+    with pytest.raises(SettingsError, match="none is better than another by 0.5"):
+        choosing.best_pairs([worse], **{**PAIRS, "plain_margin": -5.0})
+    best = choosing.best_candidates([of_both], **{**BEST, "best_per_input": 5})
+    assert [one.candidate.target for one in best] == ["a x"]
 
 
 def texts_of(lengths: Sequence[int], user_input: str) -> list[str]:

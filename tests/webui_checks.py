@@ -412,6 +412,80 @@ def test_the_twin_serves_lists_of_prompts_and_other_extensions(page_always: Page
     assert p.all_prompts == [EXPECTED["a cat on a roof"]]
 
 
+def test_a_grid_tells_of_its_first_image(page_always: Page) -> None:
+    arguments = [True, "promptadapt-sd", "auto", 3, -1, 75, "", "", True, 1, "different"]
+    found = page_always.always(arguments, n_iter=3)
+    assert found.index_of_first_image == 1
+    grid, first = (webui.parse(found.infotexts[number]) for number in (0, 1))
+    assert grid["Prompt"] == first["Prompt"]
+    assert grid["Prompt Adapt rank"] == first["Prompt Adapt rank"] == "1"
+
+
+def test_a_job_that_is_rendered_again_is_adapted_again(page_always: Page) -> None:
+    """Loopback and the batch of img2img give the host the same job for every picture."""
+    p = page_always.job()
+    p.script_args = page_always.tabs[0].defaults()
+    p.script_args[page_always.tabs[0].script("Prompt Adapt (always on)").args_from] = True
+    adapted = EXPECTED["a cat on a roof"]
+    assert [page_always.host.process_images(p).all_prompts for _ in range(2)] == [[adapted]] * 2
+    p.prompt = "a red house"
+    found = page_always.host.process_images(p)
+    assert found.all_prompts == [EXPECTED["a red house"]]
+    assert webui.parse(found.infotexts[-1])["Prompt Adapt original"] == "a red house"
+    p.script_args[page_always.tabs[0].script("Prompt Adapt (always on)").args_from] = False
+    assert "Prompt Adapt" not in page_always.host.process_images(p).infotexts[-1]
+    other = page_always.job(prompt=adapted)  # as ADetailer: a new job with the pairs of the old
+    other.script_args = page_always.tabs[0].defaults()
+    other.script_args[page_always.tabs[0].script("Prompt Adapt (always on)").args_from] = True
+    other.extra_generation_params = dict(found.extra_generation_params)
+    assert page_always.host.process_images(other).all_prompts == [adapted]
+
+
+@pytest.mark.parametrize("typed", ["a cat on a roof # note", "# note\na cat on a roof"])
+@pytest.mark.parametrize("early", [False, True])
+def test_what_the_host_takes_for_a_comment_swallows_nothing(
+    page: Page, page_always: Page, typed: str, early: bool
+) -> None:
+    """early: Forge takes comments out where it puts styles on, Automatic1111 later."""
+    adapted = EXPECTED["a cat on a roof"]
+    if early:
+        styles = sys.modules["modules.shared"].prompt_styles
+        plain = styles.apply_styles_to_prompt
+        styles.apply_styles_to_prompt = lambda text, styles: plain(
+            webui.without_comments(text).strip(), styles
+        )
+    assert page_always.always([True], prompt=typed).all_prompts[0].strip() == adapted
+    twin = page_always.always([True], prompt=typed.replace(" # note", ""), styles=["in style"])
+    assert twin.all_prompts == [f"{adapted}, in style"]
+    found = page.run(prompt=typed, enable_hr=True, hr_prompt=typed)
+    assert found.all_prompts == [adapted]
+    assert page.host.rendered[-1].all_hr_prompts == [adapted]
+    names = page.tabs[0].script("Prompt Adapt").names
+    _, radio, _ = page.module.preview(names, True, typed, 7)
+    assert f"1. {adapted}" in json.dumps(radio["choices"])
+    page.host.opts.enable_prompt_comments = False
+    _, radio, _ = page.module.preview(names, True, typed, 7)
+    assert "note" in json.dumps(radio["choices"])
+
+
+def test_every_picture_to_start_from_gets_its_own_words(page: Page) -> None:
+    arguments = ["promptadapt-sd", "auto", 3, -1, 75, "", "", True, 1, "different"]
+    page.run(arguments, batch_size=2, n_iter=2, init_images=["first", "second"])
+    shown = [p.init_images for p in page.host.rendered]
+    assert shown == [["first"], ["second"], ["first"], ["second"]]
+    page.run(arguments, batch_size=2, init_images=["only"])
+    assert page.host.rendered[-1].init_images == ["only"]
+
+
+def test_pictures_that_cannot_be_scored_are_not_lost(page: Page) -> None:
+    pytest.importorskip("open_clip")
+    found = page.run(
+        ["promptadapt-sd", "auto", 2, -1, 75, "", "", True, 1, "same", "best"], prompt="", n_iter=2
+    )
+    assert len(found.images) - found.index_of_first_image == len(page.host.saved) == 2
+    assert "the pictures have no scores: user_input" in found.comments[0]
+
+
 def test_the_twin_off_touches_nothing(page_always: Page) -> None:
     for arguments in ([False], [None], []):
         found = page_always.always(arguments)
@@ -603,6 +677,7 @@ def test_the_api_lists_adapts_and_scores(client: TestClient) -> None:
     ("path", "request_", "reason"),
     [
         ("adapt", None, "request: expected a JSON object"),
+        ("adapt", ["a cat"], "request: expected a JSON object, got list"),
         ("adapt", {}, "user_input: expected a text"),
         ("adapt", {"user_input": 3}, "user_input: expected a text"),
         ("adapt", {"user_input": "a cat", "policy": "../x"}, "there is no policy '../x'"),

@@ -116,7 +116,7 @@ class Processing:
         self.enable_hr, self.hr_prompt, self.is_api = False, "", False
         self.do_not_save_grid = self.do_not_save_samples = False
         self.outpath_samples, self.comments, self.extra_generation_params = "", {}, {}
-        self.scripts, self.script_args = None, []
+        self.scripts, self.script_args, self.init_images = None, [], []
         self.all_prompts = self.all_negative_prompts = self.all_seeds = self.all_subseeds = None
         self.__dict__.update(given)
 
@@ -154,7 +154,8 @@ class Host:
             job_count=-1, sampling_step=0, sampling_steps=0,
         )  # fmt: skip
         self.state = state
-        self.opts = SimpleNamespace(return_grid=True, samples_save=True, samples_format="png")
+        self.opts = SimpleNamespace(return_grid=True, samples_save=True, samples_format="png",
+                                    enable_prompt_comments=True)  # fmt: skip
         self.opts.add_option = lambda name, info: setattr(self.opts, name, info.default)
         self.cmd_opts = SimpleNamespace(api=True, nowebui=False, api_auth=None)
         styles = SimpleNamespace(
@@ -219,6 +220,8 @@ class Host:
     def process_images(self, p):
         """One call of the host's renderer, in its order."""
         seed, subseed = fixed(p.seed), fixed(p.subseed)
+        if len(p.init_images) > p.batch_size:
+            raise RuntimeError(f"bad number of images passed: {len(p.init_images)}")
         typed = p.prompt if isinstance(p.prompt, list) else [p.prompt] * p.batch_size * p.n_iter
         styled = sys.modules["modules.shared"].prompt_styles.apply_styles_to_prompt
         p.all_prompts = [styled(text, p.styles) for text in typed]
@@ -229,6 +232,9 @@ class Host:
         number = range(len(typed))
         p.all_seeds = [seed + (i if p.subseed_strength == 0 else 0) for i in number]
         p.all_subseeds, p.all_negative_prompts = [subseed + i for i in number], [""] * len(typed)
+        if self.opts.enable_prompt_comments:  # a script of the host's, the first of all
+            p.all_prompts = [without_comments(text) for text in p.all_prompts]
+        p.main_prompt = p.all_prompts[0]
         if p.scripts is not None:
             p.scripts.process(p)
         self.rendered.append(p)
@@ -249,7 +255,8 @@ class Host:
         told = told or [infotext(p, p.all_prompts, 0, p.all_seeds[0])]
         first = int(len(shown) > 1 and not p.do_not_save_grid)
         if first:
-            shown, told = [Image.new("RGB", (8, 8)), *shown], [told[0], *told]
+            of_grid = infotext(p, prompts, 0, p.all_seeds[0], use_main_prompt=True)
+            shown, told = [Image.new("RGB", (8, 8)), *shown], [of_grid, *told]
         if not p.do_not_save_samples:
             self.saved += told[first:]
         return Processed(p, shown, p.all_seeds[0], told[0], index_of_first_image=first,
@@ -281,11 +288,16 @@ def fix_seed(p):
     p.seed, p.subseed = fixed(p.seed), fixed(p.subseed)
 
 
-def infotext(p, all_prompts, index, seed):
+def without_comments(text):
+    return re.sub(r"#[^\n]*(\n|$)", "\n", re.sub(r"(^|\n)#[^\n]*(\n|$)", "\n", text))
+
+
+def infotext(p, all_prompts, index, seed, use_main_prompt=False):
     """As the host's create_infotext; index counts within all_prompts."""
     values = {"Steps": 2, "Sampler": "Euler", "Seed": seed, **p.extra_generation_params}
     for key, value in values.items():
         if callable(value):
-            values[key] = value(p=p, index=index, all_prompts=all_prompts, use_main_prompt=False)
+            values[key] = value(**{**locals()})
     pairs = ", ".join(f"{key}: {quote(v)}" for key, v in values.items() if v is not None)
-    return f"{all_prompts[index]}\n{pairs}, Version: v1.10.1"
+    prompt = p.main_prompt if use_main_prompt else all_prompts[index]
+    return f"{prompt}\n{pairs}, Version: v1.10.1"

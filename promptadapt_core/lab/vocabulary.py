@@ -87,9 +87,6 @@ MODIFIERS = (
     *(Modifier(name, "praise", "none") for name in _NOTHING.split("; ")),
 )  # fmt: skip
 
-# Under these the judge reads 8% to 37% of the colours, under every other modifier 84% or more.
-HIDES_COLOURS = frozenset(("silhouette", "woodcut", "sepia", "black and white", "blue tones"))
-
 # Never in what the writers write: the out-of-domain test of a policy.
 HELD_OUT_SUBJECTS = ("whale", "cactus", "robot", "windmill")
 HELD_OUT_PLACES = ("in a desert", "in the mountains")

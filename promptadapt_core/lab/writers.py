@@ -2,9 +2,8 @@
 
 A writer fills the places of a prompt one by one: with a praise word, with a modifier that is worth
 something in this scene as far as the writer can tell, with one of the person's own favourites, or
-by mistake with one that spoils the picture. Who wants a silhouette names no colours, which nobody
-could see. Learning from them is good but far from best. They never write the held-out subjects,
-places and styles: those are the out-of-domain test.
+by mistake with one that spoils the picture. Learning from them is good but far from best. They
+never write the held-out subjects, places and styles: those are the out-of-domain test.
 """
 
 from __future__ import annotations
@@ -23,13 +22,7 @@ from ..data.pairs import join
 from .captions import HELD_OUT_STYLES, STYLES, describe
 from .scenes import Scene, sample_scene, weighted
 from .taste import NAMES, combination_values, modifier_values
-from .vocabulary import (
-    EFFECTIVE,
-    HELD_OUT_PLACES,
-    HELD_OUT_SUBJECTS,
-    HIDES_COLOURS,
-    MODIFIERS,
-)
+from .vocabulary import EFFECTIVE, HELD_OUT_PLACES, HELD_OUT_SUBJECTS, MODIFIERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +96,6 @@ def _write_pair(generator: random.Random) -> WriterPair:
     writer = WRITERS[weighted(generator, WRITER_SHARES)]
     content = _plain_scene(generator, held_out=False)
     modifiers = choose_modifiers(writer, content, generator)
-    if not HIDES_COLOURS.isdisjoint(modifiers):
-        content = _without_colours(content)
     main = _main(content, generator)
     style = generator.choices(list(STYLE_WEIGHTS), list(STYLE_WEIGHTS.values()))[0]
     typed = modifiers[:1] if generator.random() < WITH_ONE_MODIFIER else ()
@@ -114,11 +105,6 @@ def _write_pair(generator: random.Random) -> WriterPair:
         user_input = describe(dataclasses.replace(content, modifiers=typed), generator, style)
     scene = dataclasses.replace(content, modifiers=modifiers)
     return WriterPair(user_input, join(main, modifiers), main, writer.name, style, scene)
-
-
-def _without_colours(scene: Scene) -> Scene:
-    things = tuple(dataclasses.replace(thing, colour=None) for thing in scene.things)
-    return dataclasses.replace(scene, things=things)
 
 
 def _main(content: Scene, generator: random.Random) -> str:

@@ -2,9 +2,10 @@
 
 Every round the policy writes, what is new is rendered and rewarded, and a copy of the policy
 learns from it: GRPO (arXiv 2402.03300) or PPO with all completions of the round as one group. The
-first prompt of the first round is what the policy answers when it is asked as usual. Every prompt
-and the user input itself are rendered with the same seeds. A completion that says what was
-rendered before costs no picture and teaches all the same.
+first prompt of a round is what the policy, as it is then, answers when it is asked as usual;
+nothing is learned from it, for it was not sampled. Every prompt and the user input itself are
+rendered with the same seeds. A completion that says what was rendered before costs no picture and
+teaches all the same.
 
     found = Refiner(adapter, rewarder, "a cat on a roof").run()
     found.adapted_prompt
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -29,14 +31,14 @@ from ..devices import is_out_of_memory
 from ..picture_memory import PictureMemory, RememberingGenerator
 from ..policy import Policy
 from ..rewards import NothingRewarded, RewardBatch, Rewarder
-from ..rollouts import Rollout, sample_rollout
-from ..settings import SettingsError
+from ..rollouts import SAMPLED_TOGETHER, Rollout, sample_rollout
+from ..settings import AdaptSettings, SettingsError
 from ..train.seeds import generator_of
 from .learning import PolicyCopy
 from .outcome import MOST_CELLS, OWN, PLAIN, SAMPLED, Refinement, Round, Tried, best_of
 from .settings import RefineSettings
 
-MOST_DRAWS = 8  # completions for each new prompt that a round wants
+MOST_DRAWS = 8  # completions for each new prompt that a round wants, while few are wanted
 AtHand = Callable[[torch.nn.Module], contextlib.AbstractContextManager]
 
 
@@ -48,6 +50,15 @@ class Progress:
     most_images: int
     text: str
     best: Tried | None
+
+
+def _num_draws(num_candidates: int) -> tuple[int, int]:
+    """(how often the policy is asked in a round, for how many completions each time). They are
+    drawn together, and memory is not without end."""
+    number = min(MOST_DRAWS * num_candidates, max(SAMPLED_TOGETHER, num_candidates))
+    most = AdaptSettings.__dataclass_fields__["num_candidates"].metadata["high"]
+    times = math.ceil(number / most)
+    return times, math.ceil(number / times)
 
 
 def stays(networks: torch.nn.Module) -> contextlib.AbstractContextManager:
@@ -103,9 +114,10 @@ class Refiner:
             "seed": self.settings.seed,
         }  # fmt: skip
         self.usual = self.adapter.settings(**{**given, "num_candidates": 1})
+        self.num_times, number = _num_draws(self.settings.num_candidates)
         self.asked = dataclasses.replace(
             self.usual, mode="sample", temperature=self.settings.temperature, top_p=1.0,
-            min_modifiers=0, num_candidates=MOST_DRAWS * self.settings.num_candidates,
+            min_modifiers=0, num_candidates=number,
         )  # fmt: skip
         self.work = self._work()
         self.tried: list[Tried] = []
@@ -216,10 +228,10 @@ class Refiner:
                     sources[usual] = OWN
             rollout = sample_rollout(
                 self.adapter,
-                [self.work],
+                [self.work] * self.num_times,
                 self.asked,
                 max_new_tokens=self.asked.max_new_tokens,
-                image_seeds=[self.image_seeds],
+                image_seeds=[self.image_seeds] * self.num_times,
                 generator=generator,
                 should_stop=self.should_stop,
             )

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..lora import LoraBase, write_base
-from ..policies import LAB_FOLDERS
+from ..policies import LAB_FOLDERS, find_policies
 from ..settings import SettingsError
 from .refining import Refiner
 
@@ -34,8 +34,8 @@ def check_name(name: str) -> str:
 def save_policy(refiner: Refiner, folder: Path, name: str) -> Path:
     """Write the refined policy into a new folder in `folder`; that folder. float16.
 
-    A known name gets a number: what is there stays. SettingsError("save_name", ...) for a name
-    that cannot be used and a disk that refuses.
+    A known name, of a bundled policy too, gets a number: what is there stays.
+    SettingsError("save_name", ...) for a name that cannot be used and a disk that refuses.
     """
     policy = refiner.refined_policy()
     return _save(folder, name, lambda place: policy.save(place, torch.float16))
@@ -65,21 +65,24 @@ def _save(folder: Path, name: str, write: Callable[[Path], object]) -> Path:
     name = check_name(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+        own = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))  # which nobody else may read
         try:
+            beside = own / "policy"
+            beside.mkdir()
             write(beside)
             return _moved(beside, folder, name)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(own, ignore_errors=True)
     except OSError as error:
         reason = f"{folder} cannot be written ({error.strerror or error})"
         raise SettingsError("save_name", reason) from None
 
 
 def _moved(beside: Path, folder: Path, name: str) -> Path:
+    bundled = {info.name.casefold() for info in find_policies()} | set(LAB_FOLDERS)
     for number in range(1, MOST_NAMES):
         place = folder / (name if number == 1 else f"{name}-{number}")
-        if not place.exists():
+        if place.name.casefold() not in bundled and not place.exists():
             os.replace(beside, place)
             return place
     raise SettingsError("save_name", f"there are {MOST_NAMES} folders called {name} already")

@@ -89,13 +89,16 @@ def best_pairs(
     largest difference of rewards first.
 
     Floors and plain_margin hold for the chosen text; the rejected may be anything that has a
-    reward. Pairs are of matched length: none differs by more than length_gap tokens, and of what is
-    left those that differ most are left out until neither side is longer on average (by no more
-    than a quarter of a token), so that a reward of the length alone teaches nothing.
+    reward, also a text that no rule let through: it is worth what the plain user input is, and
+    without it a policy learns nothing against writing such texts. Pairs are of matched length: none
+    differs by more than length_gap tokens, and of what is left those that differ most are left out
+    until neither side is longer on average (by no more than a quarter of a token), so that a reward
+    of the length alone teaches nothing.
     count_tokens: of a target. SettingsError names the condition that left nothing.
     """
-    funnel, all_choices = _rewarded(groups)
-    choices = _above_floors(all_choices, floors, funnel)
+    funnel, choices = _rewarded(groups)
+    all_choices = _different([*choices, *_worthless(groups)])
+    choices = _above_floors(choices, floors, funnel)
     choices = _above_plain(choices, plain_margin, funnel)
     others: dict[int, list[Choice]] = {}
     for choice in all_choices:
@@ -133,8 +136,25 @@ def _rewarded(groups: Sequence[Group]) -> tuple[Funnel, list[Choice]]:
         if one.worth is not None and group.plain is not None
     ]
     funnel.keep("renderer", "none has a reward", choices)
-    different = {(id(one.group), one.candidate.target): one for one in reversed(choices)}
-    return funnel, list(reversed(different.values()))
+    return funnel, _different(choices)
+
+
+def _worthless(groups: Sequence[Group]) -> list[Choice]:
+    """What was written and no rule let through."""
+    return [
+        Choice(group, one, one.worth.reward)
+        for group in groups
+        for one in group.candidates
+        if one.left_alone and one.worth is not None and one.target != group.policy_text
+    ]
+
+
+def _different(choices: list[Choice]) -> list[Choice]:
+    """The first of those of a group with the same text."""
+    found: dict[tuple[int, str], Choice] = {}
+    for one in choices:
+        found.setdefault((id(one.group), one.candidate.target), one)
+    return list(found.values())
 
 
 def _above_floors(

@@ -11,7 +11,8 @@ length is not what is learned (choosing.py). Or they come from a file of votes. 
   that it was made of.
 - Where a policy is made to begin with the user's own text, these tokens count nothing.
 - --sft-coef adds the likelihood of the chosen texts (as in arXiv 2404.19733): DPO alone lets both
-  texts get less likely.
+  texts get less likely, and the policy drifts to texts that nobody compared.
+- The worse text may be one that no rule of the adapter let through: it was worth the plain picture.
 
 In the lab, with a diffusers pipeline, and from votes:
 
@@ -38,6 +39,7 @@ from .. import runs
 from ..adapter import PromptAdapter
 from ..judging import Judge
 from ..manifest import Manifest
+from ..policies import resolve_policy
 from ..policy import Policy
 from ..rollouts import RewardFunction
 from ..settings import SettingsError
@@ -72,6 +74,9 @@ def train_dpo(
         raise SettingsError("votes", "expected either votes or a reward to mine pairs with")
     if settings.votes:
         read_votes(settings.votes)  # before anything is written
+    if settings.reference and settings.policy:
+        reference = Policy.load(find_reference(settings.reference))
+        check_same_tokens(reference, Policy.load(resolve_policy(settings.policy)), [])
     prepared = prepare(settings, "dpo", reward, judge, report)
     method = Dpo(settings, prepared, report)
     rounds = Rounds(prepared, method, reward, judge, report, settings.num_lessons)
@@ -88,14 +93,10 @@ class Dpo:
     metrics: Mapping[str, str] = DPO_ROUND_METRICS
 
     def __init__(self, settings: DpoSettings, prepared: Prepared, report: runs.Reporter):
-        """SettingsError("reference", ...) for one that does not fit."""
+        """SettingsError("reference", ...) where there is none of that name."""
         self.settings, self.prepared, self.report = settings, prepared, report
         self.texts_per_input = 2.0 * settings.pairs_per_input * settings.num_epochs
-        self.reference: Path | None = None
-        if settings.reference:
-            self.reference = find_reference(settings.reference)
-            texts = [work.typed.user_input for work in prepared.works]
-            check_same_tokens(self._load_reference(), Policy.load(prepared.folder), texts)
+        self.reference = find_reference(settings.reference) if settings.reference else None
 
     def choose(self, groups: list[Group], policy: Policy | None) -> Lesson:
         settings = self.settings

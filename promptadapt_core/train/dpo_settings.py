@@ -39,9 +39,9 @@ class DpoSettings(MiningSettings):
     )
     beta: float = setting(0.1, "weight of staying near the reference", low=1e-6, high=100.0)
     sft_coef: float = setting(
-        0.0,
-        "weight of the chosen texts' own negative log-likelihood, nats a token: above 0 keeps "
-        "them from getting less likely",
+        0.5,
+        "weight of the chosen texts' own negative log-likelihood, nats a token: at 0 both texts "
+        "may get less likely, and others that nobody looked at likelier",
         low=0.0,
         high=100.0,
     )

@@ -36,7 +36,8 @@ class Worth:
 class Scored:
     """One candidate. target: what a policy learns to write for it, plain text. worth: None where
     a picture or a score failed. num_tokens: of the completion, its end token included.
-    left_alone: no rule let anything through, so that it is the user input."""
+    left_alone: no rule let anything through, so that it is the user input; target is then what was
+    written, which may be learned as the worse text only."""
 
     adapted_prompt: str
     target: str

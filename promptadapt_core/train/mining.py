@@ -24,6 +24,7 @@ import torch
 from .. import modifiers, runs
 from ..adapter import PromptAdapter, Work
 from ..judging import Judge
+from ..policy import Policy
 from ..rollouts import RewardFunction, Rollout, sample_rollout
 from ..settings import AdaptSettings
 from ..syntax import plain_text
@@ -160,8 +161,7 @@ class Mine:
             should_stop=should_stop,
         )
         found, rendered, plain_rendered = self._worths(rollout, number, should_stop)
-        continues = adapter.policy.manifest.start == "user_input"
-        groups = _grouped(works, rollout, found, settings.group_size, continues)
+        groups = _grouped(works, rollout, found, settings.group_size, adapter.policy)
         return Batch(number, tuple(groups), rendered, plain_rendered, limit)
 
     def _worths(
@@ -220,30 +220,44 @@ def _grouped(
     rollout: Rollout,
     found: Mapping[Key, Worth],
     group_size: int,
-    continues: bool,
+    policy: Policy,
 ) -> list[Group]:
     """The rollout's rows by user input, with what they are worth."""
-    groups, num_tokens = [], rollout.num_tokens
+    groups = []
+    continues = policy.manifest.start == "user_input"
     for index, work in enumerate(works):
         user_input = work.typed.user_input
         seeds = tuple(rollout.image_seeds[index * group_size])
-        candidates = []
-        for row in range(index * group_size, (index + 1) * group_size):
-            adapted_prompt = rollout.adapted_prompts[row]
-            candidates.append(
-                Scored(
-                    adapted_prompt,
-                    learned_texts(work, adapted_prompt, continues)[1],
-                    found.get((user_input, adapted_prompt, seeds)),
-                    num_tokens[row],
-                    bool(rollout.truncated[row]),
-                    bool(rollout.left_alone[row]),
-                )
-            )
+        candidates = tuple(
+            _scored(work, rollout, row, found.get((user_input, text, seeds)), policy, continues)
+            for row in range(index * group_size, (index + 1) * group_size)
+            for text in (rollout.adapted_prompts[row],)
+        )
         policy_text = learned_texts(work, user_input, continues)[0]
         plain = found.get((user_input, user_input, seeds))
-        groups.append(Group(user_input, policy_text, seeds, plain, tuple(candidates)))
+        groups.append(Group(user_input, policy_text, seeds, plain, candidates))
     return groups
+
+
+def _scored(
+    work: Work, rollout: Rollout, row: int, worth: Worth | None, policy: Policy, continues: bool
+) -> Scored:
+    num_tokens = rollout.num_tokens[row]
+    policy_text, target = learned_texts(work, rollout.adapted_prompts[row], continues)
+    left_alone = bool(rollout.left_alone[row])
+    if left_alone:  # what it wrote, which no rule let through
+        written = policy.decode(rollout.completion_ids[row, :num_tokens].tolist())
+        written = " ".join(written.split()).strip(" ,")
+        target = written if not continues else f"{policy_text}, {written}"
+        target = target if written else policy_text
+    return Scored(
+        rollout.adapted_prompts[row],
+        target,
+        worth,
+        num_tokens,
+        bool(rollout.truncated[row]),
+        left_alone,
+    )
 
 
 def _worth(batch: Any, judged: Mapping[str, np.ndarray], place: int) -> Worth | None:

@@ -17,6 +17,7 @@ from .rounds_preparing import Prepared
 from .seeds import generator_of
 
 PROBED_CANDIDATES = 32  # sampled, and learned from
+CANDIDATES_PER_IMAGE = 2  # of those that repeat each other, where the images are limited
 PROBED_REWARDS = 4  # rendered and scored, twice: without and with kept plain pictures
 
 
@@ -56,22 +57,24 @@ def make_plan(
     num_learned = num_rounds * settings.round_inputs
     num_inputs = num_learned + settings.measure_inputs
     num_images = len(reward.seeds_of(prepared.works[0].typed.user_input))
-    num_pictures = num_inputs * settings.group_size * num_images
-    if settings.max_images and num_pictures > settings.max_images:
-        share = settings.max_images / num_pictures  # at least: repeats cost nothing
-        num_pictures = settings.max_images
-    else:
-        share = 1.0
+    num_candidates = num_inputs * settings.group_size
+    if settings.max_images:
+        allowed = settings.max_images // num_images * CANDIDATES_PER_IMAGE
+        num_candidates = min(num_candidates, allowed)
+        num_inputs = min(num_inputs, -(-num_candidates // settings.group_size))
+        num_learned = min(num_learned, num_inputs)
+    num_pictures = num_candidates * num_images
+    if settings.max_images:
+        num_pictures = min(num_pictures, settings.max_images)
     sampling, learning = _probe_policy(prepared, adapter, should_stop)
     own, plain = _probe_reward(prepared, reward, should_stop)
     num_plain = min(num_inputs, len(prepared.works)) * num_images
-    num_candidates = num_inputs * settings.group_size
     seconds = (
         num_candidates * sampling
         + num_pictures / num_images * own
         + num_plain / num_images * plain
         + num_learned * texts_per_input * learning
-    ) * (1.0 if share == 1.0 else min(2.0 * share, 1.0))
+    )
     return Plan(num_rounds, num_inputs, num_candidates, num_pictures, num_plain, seconds)
 
 
