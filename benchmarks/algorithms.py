@@ -62,12 +62,12 @@ MINED: dict[str, Any] = {
     "floor": ("relevance=-0.5",),
 }  # fmt: skip
 REJECTION: dict[str, Any] = {
-    "num_rounds": 8, "best_per_input": 1, "num_epochs": 3.0, "batch_size": 32, "lr": 5e-4,
+    "num_rounds": 8, "best_per_input": 1, "num_epochs": 6.0, "batch_size": 16, "lr": 1e-3,
     "precision": "fp32",
 }  # fmt: skip
 DPO: dict[str, Any] = {
-    "num_rounds": 8, "pairs_per_input": 4, "num_epochs": 2.0, "lr": 3e-4, "margin": 0.3,
-    "valid_share": 0.0, "precision": "fp32",
+    "num_rounds": 8, "pairs_per_input": 8, "num_epochs": 4.0, "batch_size": 16, "lr": 6e-4,
+    "margin": 0.3, "valid_share": 0.0, "precision": "fp32",
 }  # fmt: skip
 
 
