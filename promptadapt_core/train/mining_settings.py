@@ -45,7 +45,7 @@ class MiningSettings(PipelineRendering):
         4, "times that candidates are sampled and the policy learns from them", low=1, high=1000
     )
     round_inputs: int = setting(256, "user inputs of a round", low=1)
-    group_size: int = setting(8, "candidates sampled for each of them", low=2, high=1024)
+    group_size: int = setting(8, "candidates sampled for each of them", low=2, high=64)
     measure_inputs: int = setting(
         32,
         "user inputs of which candidates are sampled and rewarded once more at the end, to know "

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def prepare(
         max_new_tokens=settings.max_length_limit,
         num_candidates=settings.group_size,
     )
-    works = _works(adapter, user_inputs, asked, num_double, report)
+    works = works_of(adapter, user_inputs, asked, num_double, report)
     learner.whole_logits = _needs_whole_logits(adapter, works, asked, device)
     if begun is None:
         run_folder.write_config(config)
@@ -131,9 +132,9 @@ def weights_hash(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _works(
+def works_of(
     adapter: PromptAdapter,
-    user_inputs: list[str],
+    user_inputs: Sequence[str],
     asked: AdaptSettings,
     num_double: int,
     report: runs.Reporter,
@@ -176,7 +177,7 @@ def reward_config(reward: RewardFunction) -> dict[str, dict[str, Any]]:
     return dict(getattr(reward, "config", {}))
 
 
-def _policy_files(folder: Path) -> list[Path]:
+def policy_files(folder: Path) -> list[Path]:
     """The weights, and what makes texts of them: tokenizer, template, configuration."""
     others = sorted(path for kind in ("*.json", "*.txt") for path in folder.glob(kind))
     weights = weight_files(folder)
@@ -198,7 +199,7 @@ def _config(
         "trainer": "ppo",
         "settings": {name: kept[name] for name in kept if name not in FREE_SETTINGS},
         "data": {
-            "policy": file_identity(_policy_files(folder)),
+            "policy": file_identity(policy_files(folder)),
             "user_inputs": file_sha256(settings.user_inputs),
             "reward": reward.identity,
         },

@@ -52,7 +52,7 @@ class PpoSettings(PipelineRendering):
     seed: int = setting(0, "of everything that is drawn", low=0, high=MAX_SEED)
     num_episodes: int = setting(12_000, "candidates to sample in the whole run", low=1)
     rollout_size: int = setting(256, "candidates sampled for one iteration", low=1, high=65536)
-    group_size: int = setting(1, "candidates of one user input in a rollout", low=1, high=1024)
+    group_size: int = setting(1, "candidates of one user input in a rollout", low=1, high=64)
     group_baseline: bool = setting(
         False,
         "learn from each reward less the mean of the other candidates of its user input: the luck "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,16 @@ import torch
 from .. import __version__, runs
 from ..adapter import PromptAdapter, Work
 from ..checkpoints import file_identity
-from ..decoding import context_length
 from ..devices import pick_device
 from ..judging import Judge
 from ..manifest import Manifest
-from ..policies import resolve_policy, weight_files
+from ..policies import resolve_policy
 from ..policy import Policy
-from ..rollouts import RewardFunction, readable
+from ..rollouts import RewardFunction
 from ..settings import AdaptSettings, SettingsError, flag
 from .batches import file_sha256
 from .mining_settings import MiningSettings
+from .ppo_preparing import policy_files, works_of
 from .ppo_settings import PICTURE_SETTINGS
 from .user_inputs import read_user_inputs
 
@@ -82,7 +81,7 @@ def prepare(
         max_new_tokens=settings.max_length_limit,
         num_candidates=settings.group_size,
     )
-    works = _works(adapter, user_inputs, asked, num_double, report) if reward else []
+    works = works_of(adapter, user_inputs, asked, num_double, report) if reward else []
     if begun is None:
         run_folder.write_config(config)
     return Prepared(settings, run_folder, folder, manifest, device, asked, works)
@@ -97,41 +96,6 @@ def load_policy(folder: Path, manifest: Manifest, device: torch.device) -> Polic
     if hasattr(model, "set_attn_implementation"):
         model.set_attn_implementation("eager")
     return policy
-
-
-def policy_files(folder: Path) -> list[Path]:
-    """The weights, and what makes texts of them: tokenizer, template, configuration."""
-    others = sorted(path for kind in ("*.json", "*.txt") for path in folder.glob(kind))
-    weights = weight_files(folder)
-    return [*weights, *(path for path in others if path not in weights)]
-
-
-def _works(
-    adapter: PromptAdapter,
-    user_inputs: Sequence[str],
-    asked: AdaptSettings,
-    num_double: int,
-    report: runs.Reporter,
-) -> list[Work]:
-    """The user inputs that the policy can read, with room for the longest completion."""
-    works, left_alone = readable(adapter, user_inputs, asked)
-    context = context_length(adapter.policy.model)
-    if context is not None:
-        for work in works:
-            if work.num_fed + asked.max_new_tokens > context:
-                left_alone[work.typed.user_input] = (
-                    f"the policy reads {context} tokens, and this leaves fewer than "
-                    f"{asked.max_new_tokens} to write"
-                )
-        works = [work for work in works if work.num_fed + asked.max_new_tokens <= context]
-    if num_double:
-        report.say(f"left out {num_double:,} user inputs that are there twice")
-    if left_alone:
-        first, reason = next(iter(left_alone.items()))
-        report.say(f"left out {len(left_alone):,} user inputs; the first, {first[:60]!r}: {reason}")
-    if not works:
-        raise SettingsError("user_inputs", f"none can be used; the first: {reason}")
-    return works
 
 
 def _config(
