@@ -360,7 +360,7 @@ def test_the_state_of_another_run_is_refused(inputs: Path, tmp_path: Path) -> No
         ([], "--policy: expected a folder"),
         (["--policy=x", "--out=y", "--user-inputs=none"], "--user-inputs: there is no file"),
         (["--floor=x"], "--floor: expected TERM=NUMBER"),
-        (["--group-size=1"], "--group-size: expected a number from 2 to 1024"),
+        (["--group-size=1"], "--group-size: expected a number from 2 to 64"),
     ],
 )
 def test_the_command_line_refuses_bad_input(
