@@ -112,25 +112,13 @@ class ScorerJudge:
         return [column.numpy() for column in self.scorer.score(user_inputs, pixels)]
 
 
-class PreferenceJudge:
+class PreferenceJudge(ScorerJudge):
     """One of preference_scorers that the reward is not made of."""
 
     metrics: Mapping[str, str] = {
         "judge/preference": "how well people would like the pictures for the user input, by the "
         "held-out scorer, in its own unit",
     }
-
-    def __init__(self, scorer: Scorer):
-        self.scorer, self.identity = scorer, scorer.identity
-
-    def judge_each(
-        self,
-        user_inputs: Sequence[str],
-        adapted_prompts: Sequence[str],
-        pictures: Sequence[np.ndarray | None],
-    ) -> dict[str, np.ndarray]:
-        """See Judge."""
-        return _in_parts(list(self.metrics), self._judge_part, user_inputs, pictures)
 
     def _judge_part(self, user_inputs: Sequence[str], pixels: np.ndarray) -> list[np.ndarray]:
         return [self.scorer.score(user_inputs, pixels).aesthetic.numpy()]

@@ -278,8 +278,8 @@ def write_clip_tokenizer(folder: Path, padding: str = END) -> None:
     texts = {
         "vocab.json": json.dumps(vocabulary, ensure_ascii=False),
         "merges.txt": "\n".join(["#version: 0.2", *merges]),
-        "tokenizer_config.json": json.dumps(settings),
-        "special_tokens_map.json": json.dumps(special),
+        "tokenizer_config.json": json.dumps(settings, indent=2),
+        "special_tokens_map.json": json.dumps(special, indent=2),
     }
     for name, text in texts.items():
         (folder / name).write_bytes((text + "\n").encode("utf-8"))

@@ -13,8 +13,6 @@ the same, bit for bit, on every machine and in every precision.
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +20,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from ..clip_tokens import END_OF_WORD, MERGES_FILE, ClipTokenCounter, byte_symbols
+from ..clip_tokens import ClipTokenCounter
+from ..single_files import write_clip_tokenizer
 from .captions import world_words
 from .stages import step_generator
 
@@ -165,25 +164,4 @@ def _build_clip(width: int, heads: int, projection: int, dtype: torch.dtype) -> 
 def write_tokenizer(folder: Path | str) -> None:
     """The files of a transformers.CLIPTokenizer whose ids are those of ClipTokenCounter between
     start and end."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with gzip.open(MERGES_FILE, "rt", encoding="utf-8") as file:
-        merges = file.read().splitlines()
-    symbols = byte_symbols()
-    merged = [merge.replace(" ", "") for merge in merges]
-    words = [*symbols, *(symbol + END_OF_WORD for symbol in symbols), *merged]
-    vocabulary = {word: number for number, word in enumerate([*words, START, END])}
-    settings = {
-        "tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_LENGTH,
-        "add_prefix_space": False, "do_lower_case": True, "errors": "replace",
-    }  # fmt: skip
-    special = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
-    lines = ["#version: 0.2", *merges]
-    texts = {
-        "vocab.json": json.dumps(vocabulary, ensure_ascii=False),
-        "merges.txt": "\n".join(lines),
-        "tokenizer_config.json": json.dumps({**settings, **special}, indent=2),
-        "special_tokens_map.json": json.dumps(special, indent=2),
-    }
-    for name, text in texts.items():
-        (folder / name).write_bytes((text + "\n").encode("utf-8"))
+    write_clip_tokenizer(Path(folder))

@@ -5,41 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from ..pipeline_settings import PipelineRendering
 from ..settings import MAX_SEED, SettingsError, setting
+from .rewarded_training import RewardedTraining
 
 
 @dataclasses.dataclass(frozen=True)
-class MiningSettings(PipelineRendering):
+class MiningSettings(RewardedTraining):
     """What is sampled from the policy and rewarded, and what of it may be learned from."""
 
-    policy: str = setting("", "the SFT policy to start from", metavar="FOLDER|NAME")
-    user_inputs: str = setting(
-        "", "one a line (.txt), or .jsonl with a field user_input", metavar="FILE"
-    )
-    renderer: str = setting(
-        "lab",
-        "what draws the candidates: lab, the folder of a diffusers pipeline, a checkpoint of one "
-        ".safetensors file, or with --download a name of the hub",
-        metavar="lab|FOLDER|FILE|NAME",
-    )
-    scorer: str = setting(
-        "lab", "lab, or a folder with scorer.json that scores the pictures", metavar="lab|FOLDER"
-    )
-    judge: str = setting(
-        "auto",
-        "a held-out model that looks at the pictures and takes no part in the reward: none, lab, a "
-        "folder with scorer.json, or auto, the lab's judge where the lab draws",
-        metavar="auto|none|lab|FOLDER",
-    )
-    out: str = setting("", "run folder: config.json, metrics.jsonl, checkpoints", metavar="FOLDER")
-    baselines: str = setting(
-        "",
-        "folder where the scores of the plain user inputs' pictures are kept, which runs may "
-        "share; left out, a folder in the run's own",
-        metavar="FOLDER",
-    )
-    device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps", metavar="DEVICE")
     seed: int = setting(0, "of everything that is drawn", low=0, high=MAX_SEED)
     num_rounds: int = setting(
         4, "times that candidates are sampled and the policy learns from them", low=1, high=1000

@@ -23,6 +23,7 @@ from ..policy import Policy
 from ..rollouts import RewardFunction, needs_whole_logits, readable, sample_rollout, token_batch
 from ..settings import AdaptSettings, SettingsError, flag
 from .batches import file_sha256
+from .mining_settings import MiningSettings
 from .ppo_settings import PICTURE_SETTINGS, PpoSettings
 from .ppo_update import Learner, make_optimizer
 from .seeds import generator_of
@@ -78,16 +79,7 @@ def prepare(
     policy.manifest = dataclasses.replace(policy.manifest, name=run_folder.path.name)
     learner, ref_model = _networks(policy, settings, device)
     adapter = PromptAdapter(policy)
-    asked = adapter.settings(
-        mode="sample",
-        temperature=settings.temperature,
-        top_p=1.0,
-        gate=False,
-        min_modifiers=0,
-        token_budget=settings.token_budget,
-        max_new_tokens=settings.max_length_limit,
-        num_candidates=settings.group_size,
-    )
+    asked = asked_of(adapter, settings)
     works = works_of(adapter, user_inputs, asked, num_double, report)
     learner.whole_logits = _needs_whole_logits(adapter, works, asked, device)
     if begun is None:
@@ -130,6 +122,21 @@ def weights_hash(model: Any) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def asked_of(adapter: PromptAdapter, settings: PpoSettings | MiningSettings) -> AdaptSettings:
+    """How completions are sampled and become adapted prompts: on-policy, no rule but the adapter's
+    promises."""
+    return adapter.settings(
+        mode="sample",
+        temperature=settings.temperature,
+        top_p=1.0,
+        gate=False,
+        min_modifiers=0,
+        token_budget=settings.token_budget,
+        max_new_tokens=settings.max_length_limit,
+        num_candidates=settings.group_size,
+    )
 
 
 def works_of(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..pipeline_settings import PipelineRendering, option_names
+from ..pipeline_settings import option_names
 from ..settings import MAX_SEED, SettingsError, setting
+from .rewarded_training import RewardedTraining
 
 # What the identity of the renderer says: options of the pipeline, settings of the pictures.
 PICTURE_SETTINGS = ("num_steps", "guidance_scale", "size", "negative_prompt", "render_precision",
@@ -13,36 +14,9 @@ PICTURE_SETTINGS = ("num_steps", "guidance_scale", "size", "negative_prompt", "r
 
 
 @dataclasses.dataclass(frozen=True)
-class PpoSettings(PipelineRendering):
+class PpoSettings(RewardedTraining):
     """Reinforcement learning of a policy by PPO."""
 
-    policy: str = setting("", "the SFT policy to start from", metavar="FOLDER|NAME")
-    user_inputs: str = setting(
-        "", "one a line (.txt), or .jsonl with a field user_input", metavar="FILE"
-    )
-    renderer: str = setting(
-        "lab",
-        "what draws the candidates: lab, the folder of a diffusers pipeline, a checkpoint of one "
-        ".safetensors file, or with --download a name of the hub",
-        metavar="lab|FOLDER|FILE|NAME",
-    )
-    scorer: str = setting(
-        "lab", "lab, or a folder with scorer.json that scores the pictures", metavar="lab|FOLDER"
-    )
-    judge: str = setting(
-        "auto",
-        "a held-out model that looks at the pictures and takes no part in the reward: none, lab, a "
-        "folder with scorer.json, or auto, the lab's judge where the lab draws",
-        metavar="auto|none|lab|FOLDER",
-    )
-    out: str = setting("", "run folder: config.json, metrics.jsonl, checkpoints", metavar="FOLDER")
-    baselines: str = setting(
-        "",
-        "folder where the scores of the plain user inputs' pictures are kept, which runs may "
-        "share; left out, a folder in the run's own",
-        metavar="FOLDER",
-    )
-    device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps", metavar="DEVICE")
     algorithm: str = setting(
         "ppo",
         "ppo, with a value network; grpo or rloo, which compare the candidates of a user input and "

@@ -21,7 +21,7 @@ from ..rollouts import RewardFunction
 from ..settings import AdaptSettings, SettingsError, flag
 from .batches import file_sha256
 from .mining_settings import MiningSettings
-from .ppo_preparing import policy_files, works_of
+from .ppo_preparing import asked_of, policy_files, works_of
 from .ppo_settings import PICTURE_SETTINGS
 from .user_inputs import read_user_inputs
 
@@ -71,16 +71,7 @@ def prepare(
     policy = Policy.load(folder)
     manifest = dataclasses.replace(policy.manifest, name=run_folder.path.name)
     adapter = PromptAdapter(policy)
-    asked = adapter.settings(
-        mode="sample",
-        temperature=settings.temperature,
-        top_p=1.0,
-        gate=False,
-        min_modifiers=0,
-        token_budget=settings.token_budget,
-        max_new_tokens=settings.max_length_limit,
-        num_candidates=settings.group_size,
-    )
+    asked = asked_of(adapter, settings)
     works = works_of(adapter, user_inputs, asked, num_double, report) if reward else []
     if begun is None:
         run_folder.write_config(config)
