@@ -7,6 +7,7 @@ split "512x512" in two; `packed` sees to it that every text comes back as it was
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import typing
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import __version__
-from .job_settings import NAMES, JobSettings, job_settings
+from .job_settings import KEEP_OFF, NAMES, SAME, JobSettings, job_settings
 from .settings import SettingsError
 
 TITLE = "Prompt Adapt"
@@ -157,6 +158,21 @@ def control_of(params: Mapping[str, Any], name: str) -> Any:
         return None
     value = getattr(_settings_of(params), name)
     return "\n".join(value) if isinstance(value, tuple) else value
+
+
+def for_upscaling(
+    settings: JobSettings, user_input: str, params: Mapping[str, Any]
+) -> JobSettings | None:
+    """The settings of a job that draws one picture larger; None where its text is the user input.
+
+    params: the pairs of that picture. Its text comes back if it is ours and of the same user input,
+    whichever image of its job it was; otherwise the settings say what to adapt, once.
+    """
+    if was_adapted(params) and original_of(params) == user_input:
+        if params.get(KEYS["rank"]) == "0":
+            return None
+        settings = _settings_of(params)
+    return dataclasses.replace(settings, images=SAME, keep_best=KEEP_OFF)
 
 
 def _settings_of(params: Mapping[str, Any]) -> JobSettings:

@@ -77,6 +77,18 @@ def always_shown():
     return bool(getattr(shared.opts, "promptadapt_always", False))
 
 
+def fitted(p, settings):
+    """The settings for a job; None where there is nothing to adapt. The host's button that draws a
+    picture of the gallery larger gives us that picture."""
+    if getattr(p, "firstpass_image", None) is None or not getattr(p, "txt2img_upscale", False):
+        return settings
+    from modules import infotext_utils  # as old as that button
+
+    told, _ = images.read_info_from_image(p.firstpass_image)
+    params = infotext_utils.parse_generation_parameters(told or "", [])
+    return infotext.for_upscaling(settings, read(p.prompt), params)
+
+
 def adapted(user_inputs, settings, image_seed, num_images):
     """An AdaptedInput for each; None once the user interrupts."""
     held, state = models(), shared.state
@@ -185,7 +197,8 @@ class PromptAdapt(Page, scripts.Script):
         num_missing = max(known) - len(p.script_args) if known else 0
         try:
             sent = job_settings.sent_arguments(args, len(self.names), num_missing)
-            return Job(p, job_settings.from_arguments(sent)).run()
+            settings = fitted(p, job_settings.from_arguments(sent))
+            return Job(p, settings).run() if settings else None
         except SettingsError as error:
             if getattr(p, "is_api", False):  # answered with a sentence, not with a trace
                 raise HTTPException(status_code=422, detail=str(error)) from error
@@ -296,7 +309,8 @@ class PromptAdaptAlways(Page, scripts.Script):
         setattr(p, SEEN, True)
         try:
             enabled, settings = job_settings.switched(args, self.names, axes)
-            if enabled and infotext.ORIGINAL not in p.extra_generation_params:
+            settings = fitted(p, settings)
+            if enabled and settings and infotext.ORIGINAL not in p.extra_generation_params:
                 self.adapt(p, settings)
         except SettingsError as error:
             p.comment(f"{ALWAYS_TITLE}: {error}")

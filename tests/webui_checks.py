@@ -397,6 +397,42 @@ def test_the_twin_gives_each_image_its_own_words(page_always: Page) -> None:
     assert styled == f"{plain}, in style"
 
 
+@pytest.mark.parametrize("twin", [False, True], ids=["dropdown", "twin"])
+def test_a_picture_that_is_drawn_larger_keeps_its_text(page_always: Page, twin: bool) -> None:
+    """The button of the gallery gives the picture, and its seed as that of the job."""
+    generate = page_always.always if twin else page_always.run
+    values = ["promptadapt-sd", "auto", 3, -1, 75, "", "", True, 1, "different"]
+    arguments = [True, *values] if twin else values
+    first = generate(arguments, n_iter=3)
+    drawn = first.images[first.index_of_first_image :]
+    texts = first.all_prompts[-3:]
+    for number, image in enumerate(drawn):
+        larger = {"seed": 7 + number, "txt2img_upscale": True, "firstpass_image": image}
+        again = generate(arguments, **larger)
+        assert again.all_prompts == [texts[number]]
+        assert webui.parse(again.infotexts[-1])["Prompt Adapt rank"] == str(number + 1)
+        other = generate(arguments, prompt="a red house", **larger)  # typed since
+        assert other.all_prompts[0].startswith("a red house, ")
+    stranger = webui.painted("a cat", 1)
+    again = generate(arguments, txt2img_upscale=True, firstpass_image=stranger)
+    assert again.all_prompts == texts[:1]
+
+
+def test_the_best_picture_is_drawn_larger_alone(page: Page) -> None:
+    """One rendering and no scores, and the plain input where that was best."""
+    arguments = ["promptadapt-sd", "auto", 2, -1, 75, "", "", True, 1, "same", "all", "lab"]
+    best = page.run(["promptadapt-sd", "auto", 2])
+    image = best.images[0]
+    before = len(page.host.rendered)
+    larger = {"txt2img_upscale": True, "firstpass_image": image}
+    assert page.run(arguments, **larger).all_prompts == best.all_prompts
+    assert len(page.host.rendered) == before + 1
+    image.info["parameters"] = image.info["parameters"].replace(
+        "Prompt Adapt rank: 1", "Prompt Adapt rank: 0"
+    )
+    assert page.run(arguments, **larger) is None  # the host renders what was typed
+
+
 def test_the_twin_serves_lists_of_prompts_and_other_extensions(page_always: Page) -> None:
     found = page_always.always([True], prompt=["a cat", "a red house"], n_iter=2)
     assert [text.split(",")[0] for text in found.all_prompts] == ["a cat", "a red house"]

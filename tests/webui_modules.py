@@ -169,7 +169,9 @@ class Host:
             "processing": {"Processed": Processed, "process_images": self.process_images,
                            "fix_seed": fix_seed},
             "images": {"image_grid": lambda shown: Image.new("RGB", (8, 8)),
-                       "save_image": self.save_image},
+                       "save_image": self.save_image,
+                       "read_info_from_image": lambda image: (image.info.get("parameters"), {})},
+            "infotext_utils": {"parse_generation_parameters": lambda text, skipped: parse(text)},
             "paths": {"models_path": str(models)},
             "devices": {"get_device_for": lambda task: "cpu", "torch_gc": lambda: None},
             "script_callbacks": {
