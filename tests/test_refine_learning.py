@@ -126,19 +126,43 @@ def test_a_restart_makes_it_what_it_was(policy: Policy, lora_rank: int) -> None:
     assert weights_hash(copy.refined().model) == before
 
 
-def test_learning_stops_before_the_next_micro_batch(policy: Policy) -> None:
-    """12 completions are 2 micro-batches: 2 looks before the estimates, and 2 in every epoch."""
-    copy, looks = PolicyCopy(policy, RefineSettings(num_epochs=3)), []
+def test_learning_stops_between_two_layers(policy: Policy) -> None:
+    """On the way forward and on the way back, at any look; nothing is left behind."""
+    copy, looks = PolicyCopy(policy, RefineSettings(num_epochs=1)), []
     rollout = experience(copy)
-    for last in (1, 2, 3, 8):
+    backward = []
+
+    def stops_at(last: int) -> Callable[[], bool]:
+        def should_stop() -> bool:
+            looks.append(torch.is_grad_enabled())
+            backward.append(any(p.grad is not None for p in copy.policy.model.parameters()))
+            return len(looks) == last
+
+        return should_stop
+
+    copy.learn(rollout, 1)  # the first time finds out how the logits are to be had
+    copy.learn(rollout, 1, stops_at(0))
+    num_looks = len(looks)
+    leaves = [one for one in copy.networks.modules() if not list(one.children())]
+    assert num_looks > 3 * len(leaves)  # of both policies, for two micro-batches
+    assert {True, False} == set(backward)
+    for last in (1, 2, num_looks // 3, num_looks // 2, num_looks - 1, num_looks):
         looks.clear()
         with pytest.raises(Stopped):
-            copy.learn(rollout, 1, lambda last=last: looks.append(0) or len(looks) == last)
+            copy.learn(rollout, 1, stops_at(last))
         assert len(looks) == last
-    looks.clear()
-    copy.learn(rollout, 1, lambda: bool(looks.append(0)))
-    assert len(looks) == 8
-    assert all(parameter.grad is None for parameter in copy.policy.model.parameters())
+        assert all(parameter.grad is None for parameter in copy.policy.model.parameters())
+        hooks = [(one._forward_hooks, one._forward_pre_hooks) for one in copy.networks.modules()]
+        assert not any(any(pair) for pair in hooks)
+
+
+def test_looking_changes_nothing(policy: Policy) -> None:
+    hashes = set()
+    for should_stop in (None, lambda: False):
+        copy = PolicyCopy(policy, RefineSettings(lr=1e-2, method="ppo"))
+        copy.learn(experience(copy), 1, should_stop)
+        hashes.add(weights_hash(copy.policy.model))
+    assert len(hashes) == 1
 
 
 def test_what_learning_takes(policy: Policy) -> None:

@@ -17,6 +17,7 @@ from ..train.ppo_settings import PpoSettings
 from ..train.ppo_update import Learner, make_optimizer, minibatches_of, update
 from ..train.value import ValueNetwork
 from .settings import RefineSettings
+from .stopping import stopping_between_layers
 
 MINIBATCH, MICRO_BATCH = 32, 8  # completions in a step of the optimizer, and in a forward pass
 CPU = torch.device("cpu")
@@ -78,7 +79,8 @@ class PolicyCopy:
         learner.device, learner.should_stop = device, should_stop
         try:
             _move_state(learner.optimizer, device)
-            return self._updated(rollout, round_number)
+            with stopping_between_layers(self.networks, should_stop):
+                return self._updated(rollout, round_number)
         finally:
             learner.optimizer.zero_grad(set_to_none=True)
             _move_state(learner.optimizer, CPU)
