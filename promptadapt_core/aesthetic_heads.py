@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import http.client
 import math
 import os
 import urllib.request
@@ -100,7 +101,7 @@ def read_head(path: str | Path) -> AestheticHead:
     try:
         head = fold_layers(pairs, math.sqrt(pairs[0][0].shape[1]) if prefixes == ["linear."] else 1)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:  # shapes that do not fit
-        raise SettingsError("head", f"{path} is no aesthetic head: {_first_line(error)}") from None
+        raise SettingsError("head", f"{path} is no aesthetic head: {first_line(error)}") from None
     if not torch.isfinite(head.weight).all() or not math.isfinite(head.bias):
         raise SettingsError("head", f"{path} holds a number that is not finite (NaN)")
     return head
@@ -132,7 +133,7 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
             warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a broken file can raise
-        reason = f"truncated, broken or not just weights: {_first_line(error)}"
+        reason = f"truncated, broken or not just weights: {first_line(error)}"
         raise SettingsError("head", f"{path} is {reason}") from None
     if not isinstance(loaded, dict) or not all(
         isinstance(tensor, torch.Tensor) for tensor in loaded.values()
@@ -155,8 +156,8 @@ def fetch_head(path: str | Path) -> None:
     try:
         with urllib.request.urlopen(known.url, timeout=TIMEOUT_SECONDS) as answer:
             content = answer.read(MAX_HEAD_BYTES)
-    except (OSError, ValueError) as error:  # URLError is an OSError
-        reason = f"{known.url} cannot be fetched ({_first_line(error)}); put it at {path}"
+    except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
+        reason = f"{known.url} cannot be fetched ({first_line(error)}); put it at {path}"
         raise SettingsError("head", reason) from None
     if hashlib.sha256(content).hexdigest() != known.sha256:
         reason = f"what {known.url} sent is not the file of SHA-256 {known.sha256}"
@@ -169,8 +170,15 @@ def fetch_head(path: str | Path) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink()
-        raise SettingsError("head", f"{path} cannot be written: {_first_line(error)}") from None
+        raise SettingsError("head", f"{path} cannot be written: {first_line(error)}") from None
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, for a sentence of ours: without torch's advice to
+    unpickle a file after all; with the weights that a model misses."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if lines[0].startswith("Error(s) in loading state_dict") and len(lines) > 1:
+        return f"{lines[1].strip()}"[:300]
+    if "weights_only" in str(error) or "Weights only load failed" in lines[0]:
+        return lines[0].partition(". ")[0]
+    return lines[0][:300]

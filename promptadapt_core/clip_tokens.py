@@ -42,10 +42,15 @@ def _plain_forms() -> dict[int, str | None]:
 PLAIN_FORMS = _plain_forms()
 
 
+def encodable(text: str) -> str:
+    """Lone surrogates, which no tokenizer takes, become U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def clean_for_clip(text: str) -> str:
     """The text as CLIP's tokenizer sees it: entities resolved, plain quotes, NFC, single spaces,
     lower case. Repairing wrongly decoded text, which the original does too, is left out."""
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    text = encodable(text)
     if "&" in text:
         text = html.unescape(html.unescape(text))
     text = unicodedata.normalize("NFC", text.translate(PLAIN_FORMS))

@@ -39,6 +39,10 @@ FLOW: dict[str, tuple[str, dict[str, Any]]] = {
     "euler": ("FlowMatchEulerDiscreteScheduler", {}),
     "dpm++": (DPM, {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}),
 }
+# A Brownian motion; noise from pipelines that hand over no generator.
+FOREIGN_NOISE = {
+    "CosineDPMSolverMultistepScheduler", "DPMSolverSDEScheduler", "FlowMatchLCMScheduler"
+}  # fmt: skip
 # What few-step models and LoRAs were made for; guidance 1 is none.
 FEW_STEPS: dict[str, dict[str, Any]] = {
     "lcm": {"num_steps": 4, "guidance_scale": 1.0},
@@ -62,6 +66,8 @@ def set_sampler(pipeline: Any, name: str) -> None:
     class_name, changes = known[name]
     if old.config.get("rescale_betas_zero_snr"):  # such models start from nothing but noise
         changes = {**changes, **TRAILING}
+    if old.config.get("stochastic_sampling"):
+        changes = {**changes, "stochastic_sampling": False}
     if known is FLOW and class_name == DPM:
         changes = {**changes, "flow_shift": float(old.config.get("shift", 1.0))}
     scheduler_class = getattr(diffusers, class_name)
@@ -71,6 +77,16 @@ def set_sampler(pipeline: Any, name: str) -> None:
     except (ValueError, TypeError, NotImplementedError, AssertionError) as error:
         told = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SettingsError("sampler", f"{name} does not fit this renderer: {told}") from None
+
+
+def check_noise(scheduler: Any) -> None:
+    """SettingsError("sampler", ...) for one, as a renderer may bring it, whose noise is not drawn
+    from the picture's own generator: the same seed would give another picture every time."""
+    config = getattr(scheduler, "config", {})
+    if type(scheduler).__name__ in FOREIGN_NOISE or config.get("stochastic_sampling"):
+        names = ", ".join(FLOW if matches_flow(scheduler) else DIFFUSION)
+        reason = f"the renderer's own {type(scheduler).__name__} draws noise that no seed governs"
+        raise SettingsError("sampler", f"{reason}; choose one of {names}")
 
 
 def matches_flow(scheduler: Any) -> bool:

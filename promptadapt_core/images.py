@@ -11,26 +11,29 @@ its own, on the CPU, where all devices draw the same numbers.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import json
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from .clip_tokens import encodable
 from .decoding import Stopped
 from .devices import is_out_of_memory, pick_device
-from .image_samplers import recommended_by_sampler
-from .pipeline_loading import load_pipeline
+from .image_samplers import check_noise, recommended_by_sampler
+from .pipeline_loading import check_precision, load_pipeline
 from .pipeline_settings import PipelineOptions
 from .quiet_libraries import quiet_libraries
 from .settings import MAX_SEED, Settings, SettingsError, setting
 
 RENDERER_NAME = "renderer.json"
+CLIP_LENGTH = 77  # tokens, start and end included; other text encoders read more
 PRECISIONS = {
     "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16
 }  # fmt: skip
@@ -88,6 +91,7 @@ class DiffusersGenerator:
         self.identity = f"{identity} {json.dumps(dataclasses.asdict(settings), sort_keys=True)}"
         self.parameters = set(inspect.signature(pipeline.__call__).parameters)
         check_size(pipeline, settings.size)
+        check_noise(pipeline.scheduler)
         scheduler = type(pipeline.scheduler).__name__
         if settings.even_sigmas and "FlowMatch" not in scheduler:
             raise SettingsError("even_sigmas", f"is for flow matching, not for {scheduler}")
@@ -140,7 +144,8 @@ class DiffusersGenerator:
         resolved = make_settings({**made_for, **recommended, **few_steps, **chosen})
         identity = f"{loaded.identity} {precision} {target.type} {_diffusers_release()}"
         generator = cls(loaded.pipeline, resolved, identity, batch_size)
-        generator.device, generator.notices = target, loaded.notices
+        generator.device = target
+        generator.notices = (*loaded.notices, *_notices(loaded.pipeline, resolved))
         return generator
 
     def generate(
@@ -178,11 +183,13 @@ class DiffusersGenerator:
             raise Stopped
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         arguments = self._arguments(len(adapted_prompts), should_stop)
+        texts = [encodable(text) for text in adapted_prompts]
         try:
-            with torch.no_grad():
-                output = self.pipeline(prompt=adapted_prompts, generator=generators, **arguments)
+            with torch.no_grad(), self._left_as_found():
+                output = self.pipeline(prompt=texts, generator=generators, **arguments)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
+                check_precision(error, self.device)
                 raise
             return None  # the traceback, which holds the tensors, goes with the error
         return to_pixels(np.asarray(output.images, dtype=np.float32))
@@ -207,6 +214,22 @@ class DiffusersGenerator:
             wanted["callback_on_step_end"] = _stopping(should_stop)
         known = {name: value for name, value in wanted.items() if name in self.parameters}
         return {**known, "num_inference_steps": settings.num_steps, "output_type": "np"}
+
+    @contextlib.contextmanager
+    def _left_as_found(self) -> Iterator[None]:
+        """A rendering that stops halfway leaves a decoder in float32 that goes on in half
+        precision, and on the GPU what else would have gone from it."""
+        decoder = getattr(self.pipeline, "vae", None)
+        dtype = getattr(decoder, "dtype", None)
+        try:
+            yield
+        except BaseException:
+            if dtype is not None and decoder.dtype != dtype:
+                decoder.to(dtype=dtype)
+            free = getattr(self.pipeline, "maybe_free_model_hooks", None)
+            if free is not None:
+                free()
+            raise
 
     def _halve_batch(self, tried: int) -> None:
         """After memory ran out with `tried` pictures at once."""
@@ -233,7 +256,8 @@ def to_pixels(pictures: np.ndarray) -> np.ndarray:
     if not np.isfinite(pictures).all():
         number = int((~np.isfinite(pictures)).any(axis=(1, 2, 3)).sum())
         reason = f"{number} of {len(pictures)} have values that are no finite numbers"
-        raise SettingsError("pictures", f"{reason}; where it is half precision, try float32")
+        tried = "where it is half precision, try bfloat16 or float32"
+        raise SettingsError("pictures", f"{reason}; {tried}")
     return np.rint(np.clip(pictures, 0.0, 1.0) * 255).astype(np.uint8)
 
 
@@ -271,6 +295,25 @@ def check_size(pipeline: Any, size: int) -> None:
     largest = config.get("pos_embed_max_size")
     if largest and size > largest * unit:
         raise SettingsError("size", f"this model makes at most {largest * unit}, got {size}")
+
+
+def _notices(pipeline: Any, settings: ImageSettings) -> Iterator[str]:
+    """What of the settings and of the prompts has no effect on this pipeline's pictures."""
+    if settings.negative_prompt and settings.guidance_scale <= 1:
+        yield (
+            f"the negative prompt has no effect: guidance is {settings.guidance_scale:g}, and only "
+            "above 1 the pictures are drawn away from it"
+        )
+    limits = [
+        part.model_max_length
+        for name, part in pipeline.components.items()
+        if name.startswith("tokenizer") and hasattr(part, "model_max_length")
+    ]
+    if limits and max(limits) <= CLIP_LENGTH:
+        yield (
+            f"the renderer reads {max(limits) - 2} tokens of an adapted prompt; what comes after "
+            "them is not drawn"
+        )
 
 
 def _pipeline_defaults(pipeline: Any) -> dict[str, Any]:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from .pipeline_files import check_safetensors, hash_file, hash_files, read_json
+from .pipeline_files import (
+    check_safetensors,
+    hash_file,
+    hash_files,
+    read_json,
+    read_safetensors_header,
+)
 from .pipeline_settings import NONE
 from .quiet_libraries import quiet_libraries
 from .settings import SettingsError
+
+# What follows a layer's name in a LoRA, as artists and libraries write it.
+LORA_SIDE = re.compile(r"[._]lora[._](down|A|linear_layer\.down)\b")
 
 
 def check_offload(offload: str, device: torch.device) -> None:
@@ -58,12 +68,13 @@ def read_loras(texts: tuple[str, ...]) -> list[Lora]:
     return found
 
 
-def add_loras(pipeline: Any, loras: list[Lora]) -> str:
+def add_loras(pipeline: Any, loras: list[Lora]) -> tuple[str, list[str]]:
     """Merge the LoRAs into the weights, so that they cost no time; returns what they add to the
-    identity. SettingsError("render_lora", ...) for one of another model."""
+    identity, and a sentence for each of which only a part fits. SettingsError("render_lora", ...)
+    for one of another model."""
     if not hasattr(pipeline, "load_lora_weights"):
         raise SettingsError("render_lora", f"the {type(pipeline).__name__} takes no LoRA")
-    names = [f"lora_{number}" for number in range(len(loras))]
+    names, notices = [f"lora_{number}" for number in range(len(loras))], []
     for name, lora in zip(names, loras, strict=True):
         try:
             with quiet_libraries(), torch.random.fork_rng(devices=[]):
@@ -80,11 +91,29 @@ def add_loras(pipeline: Any, loras: list[Lora]) -> str:
         if not taken:
             kind, told = type(pipeline).__name__, f" ({first_line(error)})" if error else ""
             raise SettingsError("render_lora", f"{lora.path} is no LoRA of this {kind}{told}")
+        held, taken = num_layers_held(lora.path), num_layers_taken(pipeline, name)
+        if taken < held:
+            kind = type(pipeline).__name__
+            told = f"{held - taken} of its {held} layers do not fit the {kind} and are left out"
+            notices.append(f"only a part of the LoRA {lora.path} counts: {told}")
     with quiet_libraries():
         pipeline.set_adapters(names, adapter_weights=[lora.weight for lora in loras])
         pipeline.fuse_lora(adapter_names=names)
         pipeline.unload_lora_weights()
-    return " ".join(f"lora {hash_file(lora.path)}={lora.weight:g}" for lora in loras)
+    return " ".join(f"lora {hash_file(lora.path)}={lora.weight:g}" for lora in loras), notices
+
+
+def num_layers_held(path: Path) -> int:
+    """Of a LoRA file."""
+    names = read_safetensors_header(path)
+    return len({name[: found.start()] for name in names if (found := LORA_SIDE.search(name))})
+
+
+def num_layers_taken(pipeline: Any, adapter: str) -> int:
+    """The layers of the pipeline that the LoRA of that name has changed."""
+    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    inner = [module for part in parts for module in part.modules()]
+    return sum(adapter in getattr(module, "lora_A", ()) for module in inner)
 
 
 def check_tiny_decoder(folder: Path) -> None:
@@ -110,12 +139,15 @@ def set_tiny_decoder(pipeline: Any, folder: Path, dtype: torch.dtype) -> str:
     with quiet_libraries():
         try:
             with torch.random.fork_rng(devices=[]):
-                tiny = AutoencoderTiny.from_pretrained(
-                    folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True
-                )
+                tiny, told = AutoencoderTiny.from_pretrained(
+                    folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True,
+                    output_loading_info=True,
+                )  # fmt: skip
         except Exception as error:  # whatever a file leads to
             reason = f"{folder} cannot be read: {first_line(error)}"
             raise SettingsError("tiny_decoder", reason) from None
+    if told["missing_keys"]:
+        raise SettingsError("tiny_decoder", f"{folder} lacks {sorted(told['missing_keys'])[0]}")
     expected, found = old.config.latent_channels, tiny.config.latent_channels
     if expected != found:
         raise SettingsError(

@@ -10,12 +10,14 @@ from typing import Any
 from .settings import SettingsError
 
 INDEX_NAME = "model_index.json"
+SAFE_LIBRARIES = ("diffusers", "transformers")
 # Parts that are never loaded: the safety checker puts black pictures where a reward is expected.
 UNUSED_PARTS = ("safety_checker", "image_encoder")
 WHOLE_BYTES = 64 * 2**20  # a file up to this size is hashed whole
 NUM_SAMPLES, SAMPLE_BYTES = 256, 16 * 2**10  # of a larger one
 HASHED_SUFFIXES = {".safetensors", ".json", ".txt", ".model"}
 MAX_HEADER_BYTES = 100_000_000  # of safetensors
+WHOLE_VOCABULARIES = ("tokenizer.json", "*.model", "vocab.txt")  # each suffices a tokenizer
 
 
 def check_pipeline_folder(folder: Path) -> None:
@@ -43,6 +45,21 @@ def check_pipeline_folder(folder: Path) -> None:
     for path in sorted(folder.glob("*/*.safetensors")):
         if path.parent.name not in UNUSED_PARTS:
             check_safetensors(path)
+    for name, is_there in parts.items():
+        if is_there and name.startswith("tokenizer"):
+            check_tokenizer(folder / name)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """SettingsError("folder", ...) for a tokenizer that lacks a file. transformers would make one
+    without words of it, to which all texts are alike."""
+    names = ["tokenizer_config.json"]
+    if not any(list(folder.glob(name)) for name in WHOLE_VOCABULARIES):
+        names += ["vocab.json", "merges.txt"]
+    for name in names:
+        path = folder / name
+        if not path.is_file() or not path.stat().st_size:
+            raise SettingsError("folder", f"{path} is {'empty' if path.is_file() else 'missing'}")
 
 
 def check_no_code(folder: Path) -> None:
@@ -58,6 +75,19 @@ def check_no_code(folder: Path) -> None:
         raise SettingsError(
             "folder", f"{folder} is no pipeline of diffusers' own classes, and its code is not run"
         )
+
+
+def check_libraries(folder: Path) -> None:
+    """SettingsError("folder", ...) for a part of another library, which older versions of
+    diffusers would import by the name that stands there, whatever it is."""
+    import diffusers
+
+    for name, value in read_json(folder / INDEX_NAME).items():
+        library = value[0] if isinstance(value, list) and value else None
+        own = library in SAFE_LIBRARIES or library is None
+        if not own and not hasattr(diffusers.pipelines, str(library)):
+            reason = f"{folder}: {name} is of {library}, which is not loaded"
+            raise SettingsError("folder", reason)
 
 
 def shard_names(index: Path) -> list[str]:
@@ -108,11 +138,15 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
 
 def weight_variant(folder: Path) -> str | None:
     """ "fp16" where a part has its weights in that variant only, else None."""
-    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
-        names = [path.name for path in part.glob("*.safetensors")]
-        if names and all(".fp16." in name or ".fp16-" in name for name in names):
-            return "fp16"
-    return None
+    parts = sorted(path for path in folder.iterdir() if path.is_dir())
+    return next(filter(None, map(variant_of_part, parts)), None)
+
+
+def variant_of_part(part: Path) -> str | None:
+    """The same of one part's folder."""
+    names = [path.name for path in part.glob("*.safetensors")]
+    is_half = names and all(".fp16." in name or ".fp16-" in name for name in names)
+    return "fp16" if is_half else None
 
 
 def hash_files(folder: Path) -> str:

@@ -31,6 +31,7 @@ from .pipeline_additions import (
 from .pipeline_files import (
     INDEX_NAME,
     UNUSED_PARTS,
+    check_libraries,
     check_no_code,
     check_pipeline_folder,
     check_safetensors,
@@ -39,16 +40,28 @@ from .pipeline_files import (
     left_out_parts,
     pipeline_parts,
     read_json,
+    variant_of_part,
     weight_variant,
 )
 from .pipeline_settings import AUTO, NONE, PipelineOptions
 from .quiet_libraries import quiet_libraries
 from .settings import SettingsError
-from .single_files import find_family, read_shapes, write_configs
+from .single_files import (
+    GUESS_NOTICE,
+    NoConfigError,
+    check_unet_size,
+    find_family,
+    is_guessed,
+    read_shapes,
+    write_configs,
+)
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 HALF = (torch.float16, torch.bfloat16)
-SAFE_LIBRARIES = ("diffusers", "transformers")
+STEERING_PARTS = {"controlnet", "adapter"}  # they read a picture beside the text
+OF_FILMS_AND_SOUNDS = {"num_frames", "video_length", "audio_length_in_s", "audio_end_in_s"}
+# How torch says that a device does not compute in a precision.
+LACKING_TYPE = re.compile(r"not (implemented|supported).*(Half|BFloat16)|BFloat16 is not supported")
 # How the weights of these classes begin in one file.
 IN_FILE = {
     "Autoencoder": ("first_stage_model.", "vae."),
@@ -82,19 +95,25 @@ def load_pipeline(
     notices: list[str] = []
     if path.is_file():
         pipeline, identity = _load_file(path, options, dtype)
+        if options.prediction == AUTO and not options.renderer_config and is_guessed(path):
+            notices.append(GUESS_NOTICE)
     else:
         check_pipeline_folder(path)
+        check_libraries(path)
         if pipeline_parts(path).get("safety_checker"):
             notices.append(SAFETY_NOTICE)
         pipeline, identity = _load_folder(path, dtype), hash_files(path)
     pipeline = as_text_to_image(pipeline, path)
+    check_whole(pipeline, path)
     if hasattr(pipeline, "watermark"):  # by a package that may or may not be there
         pipeline.watermark = None
     extras = []
     if options.tiny_decoder:
         extras.append(set_tiny_decoder(pipeline, Path(options.tiny_decoder), dtype))
     if loras:
-        extras.append(add_loras(pipeline, loras))
+        added, left_out = add_loras(pipeline, loras)
+        extras.append(added)
+        notices += left_out
     if options.sampler != AUTO:
         set_sampler(pipeline, options.sampler)
         extras.append(f"sampler {options.sampler}")
@@ -160,13 +179,60 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> Any:
     options |= dict.fromkeys(name for name in UNUSED_PARTS if parts.get(name))
     if parts.get("safety_checker"):
         options["requires_safety_checker"] = False
+    for name, (library, kind) in model_classes(folder).items():
+        if name not in UNUSED_PARTS:
+            options[name] = load_model(folder / name, library, kind, dtype)
     with quiet_libraries():
         try:
             with torch.random.fork_rng(devices=[]):  # first weights, which the files then replace
                 return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, **options)
         except Exception as error:  # diffusers and transformers raise whatever a file leads to
-            reason = f"{folder} is no pipeline: {first_line(error)}"
-            raise SettingsError("folder", reason) from None
+            raise _not_loaded(f"{folder} is no pipeline", error) from None
+
+
+def model_classes(folder: Path) -> dict[str, tuple[str, str]]:
+    """Library and class of every part with weights whose class is diffusers' or transformers'."""
+    import diffusers
+    import transformers
+
+    libraries = {"diffusers": diffusers, "transformers": transformers}
+    found = {}
+    for name, value in read_json(folder / INDEX_NAME).items():
+        if not isinstance(value, list) or not list((folder / name).glob("*.safetensors")):
+            continue
+        library, kind = str(value[0]), str(value[1])
+        if library in libraries and hasattr(libraries[library], kind):
+            found[name] = (library, kind)
+    return found
+
+
+def load_model(folder: Path, library: str, kind: str, dtype: torch.dtype) -> Any:
+    """One part of a pipeline. SettingsError("folder", ...) where its files lack a weight:
+    transformers would put random numbers there, and say so where nobody reads it."""
+    import diffusers
+    import transformers
+
+    model_class = getattr({"diffusers": diffusers, "transformers": transformers}[library], kind)
+    with quiet_libraries():
+        try:
+            with torch.random.fork_rng(devices=[]):
+                model, told = model_class.from_pretrained(
+                    folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True,
+                    variant=variant_of_part(folder), output_loading_info=True,
+                )  # fmt: skip
+        except Exception as error:  # whatever a file leads to
+            raise _not_loaded(f"{folder} cannot be read as a {kind}", error) from None
+    missing = sorted(name for name in told["missing_keys"] if "position_ids" not in name)
+    if missing:
+        raise SettingsError(
+            "folder", f"{folder} does not hold a whole {kind}: it lacks {missing[0]}"
+        )
+    return model
+
+
+def _not_loaded(told: str, error: Exception) -> SettingsError:
+    reason = "memory does not suffice" if is_out_of_memory(error) else first_line(error)
+    return SettingsError("folder", f"{told}: {reason}")
 
 
 def _load_file(path: Path, options: PipelineOptions, dtype: torch.dtype) -> tuple[Any, str]:
@@ -186,11 +252,19 @@ def _load_file(path: Path, options: PipelineOptions, dtype: torch.dtype) -> tupl
             "pipeline folder of its kind, with model_index.json, the configs, the tokenizers, and "
             "the weights of what the file does not hold",
         )
-    with tempfile.TemporaryDirectory(prefix="promptadapt-") as place:
-        write_configs(Path(place), family, shapes, options.prediction)
-        if options.prediction != AUTO:
-            identity += f" {options.prediction}"
-        return _from_single_file(path, Path(place), dtype), identity
+    if options.prediction != AUTO:
+        identity += f" {options.prediction}"
+    try:
+        with tempfile.TemporaryDirectory(prefix="promptadapt-") as place:
+            write_configs(Path(place), family, shapes, options.prediction)
+            pipeline = _from_single_file(path, Path(place), dtype)
+    except NoConfigError as error:
+        raise SettingsError("folder", f"{path} is no whole {error}") from None
+    except OSError as error:
+        reason = f"the configs of {path} cannot be written to {tempfile.gettempdir()}"
+        raise SettingsError("folder", f"{reason}: {first_line(error)}") from None
+    check_unet_size(path, shapes, sum(some.numel() for some in pipeline.unet.state_dict().values()))
+    return pipeline, identity
 
 
 def check_config_folder(folder: Path) -> None:
@@ -199,14 +273,7 @@ def check_config_folder(folder: Path) -> None:
         if not folder.is_dir():
             raise SettingsError("folder", f"there is no folder {folder}")
         check_no_code(folder)
-        import diffusers
-
-        for name, value in read_json(folder / INDEX_NAME).items():
-            library = value[0] if isinstance(value, list) and value else None
-            own = library in SAFE_LIBRARIES or library is None
-            if not own and not hasattr(diffusers.pipelines, str(library)):
-                reason = f"{folder}: {name} is of {library}, which is not loaded"
-                raise SettingsError("folder", reason)
+        check_libraries(folder)
     except SettingsError as error:
         raise SettingsError("renderer_config", error.reason) from None
 
@@ -216,28 +283,17 @@ def _parts_of_configs(
 ) -> dict[str, Any]:
     """Text encoders and autoencoder that lie in the config folder and not in the file, which
     diffusers itself would only take from the file."""
-    import diffusers
-    import transformers
-
-    libraries = {"diffusers": diffusers, "transformers": transformers}
     found = {}
-    for name, value in read_json(folder / INDEX_NAME).items():
-        if not isinstance(value, list) or not list((folder / name).glob("*.safetensors")):
-            continue
-        library, kind = str(value[0]), str(value[1])
+    for name, (library, kind) in model_classes(folder).items():
         prefixes = next((IN_FILE[part] for part in IN_FILE if part in kind), None)
         if prefixes is None or any(weight.startswith(prefixes) for weight in shapes):
             continue
         try:
             for path in (folder / name).glob("*.safetensors"):
                 check_safetensors(path)
-            with quiet_libraries(), torch.random.fork_rng(devices=[]):
-                found[name] = getattr(libraries[library], kind).from_pretrained(
-                    folder / name, torch_dtype=dtype, local_files_only=True, use_safetensors=True
-                )
-        except Exception as error:  # whatever a file leads to
-            told = error.reason if isinstance(error, SettingsError) else first_line(error)
-            raise SettingsError("renderer_config", f"{folder / name}: {told}") from None
+            found[name] = load_model(folder / name, library, kind, dtype)
+        except SettingsError as error:
+            raise SettingsError("renderer_config", error.reason) from None
     return found
 
 
@@ -261,17 +317,21 @@ def _from_single_file(
                     **{name: None for name in left_out if name in known}, **(parts or {}),
                 )  # fmt: skip
         except Exception as error:  # diffusers and transformers raise whatever a file leads to
-            reason = f"{path} cannot be read as a {kind}: {first_line(error)}"
-            if "meta tensor" in reason:  # of a weight that nothing was read for
-                reason = f"{path} does not hold all weights of a {kind}"
-            raise SettingsError("folder", reason) from None
+            told = _not_loaded(f"{path} cannot be read as a {kind}", error)
+            if "meta tensor" in told.reason:  # of a weight that nothing was read for
+                told = SettingsError("folder", f"{path} does not hold all weights of a {kind}")
+            raise told from None
+    return pipeline
+
+
+def check_whole(pipeline: Any, path: Path) -> None:
+    """SettingsError("folder", ...) where nothing was read for a weight."""
     for name, part in pipeline.components.items():
         if isinstance(part, torch.nn.Module):
             missing = [weight for weight, tensor in part.state_dict().items() if tensor.is_meta]
             if missing:
                 reason = f"{path} does not hold the whole {name}: {missing[0]} is missing"
                 raise SettingsError("folder", reason)
-    return pipeline
 
 
 def as_text_to_image(pipeline: Any, path: Path) -> Any:
@@ -289,11 +349,13 @@ def as_text_to_image(pipeline: Any, path: Path) -> Any:
 def check_draws_from_text(pipeline: Any, path: Path) -> None:
     """SettingsError("folder", ...) for a pipeline that needs more than a text."""
     kind = type(pipeline).__name__
-    parameters = inspect.signature(pipeline.__call__).parameters
+    parameters = set(inspect.signature(pipeline.__call__).parameters)
     if "prompt" not in parameters:
         raise SettingsError("folder", f"{path} holds a {kind}, which reads no prompt")
-    if "mask_image" in parameters or "strength" in parameters:
+    if parameters & {"mask_image", "strength"} or set(pipeline.components) & STEERING_PARTS:
         raise SettingsError("folder", f"{path} holds a {kind}, which changes pictures")
+    if parameters & OF_FILMS_AND_SOUNDS:
+        raise SettingsError("folder", f"{path} holds a {kind}, which draws no single pictures")
     unet = getattr(pipeline, "unet", None)
     if unet is not None and unet.config.in_channels != unet.config.out_channels:
         reason = f"{unet.config.in_channels} channels, which is for changing pictures"
@@ -302,14 +364,23 @@ def check_draws_from_text(pipeline: Any, path: Path) -> None:
 
 def _place(pipeline: Any, path: Path, offload: str, device: torch.device) -> Any:
     try:
-        if offload == NONE:
-            return pipeline.to(device)
-        enable = f"enable_{offload}_cpu_offload"
-        getattr(pipeline, enable)(device=device)
-        return pipeline
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise SettingsError("device", f"{path} does not fit into the memory of {device}") from None
-    except ImportError as error:
-        raise SettingsError("render_offload", first_line(error)) from None
+        with quiet_libraries():  # of half precision on a CPU, which is slow and no more
+            if offload == NONE:
+                return pipeline.to(device)
+            getattr(pipeline, f"enable_{offload}_cpu_offload")(device=device)
+            return pipeline
+    except Exception as error:  # packages that are missing, pipelines without an order
+        if is_out_of_memory(error):
+            reason = f"{path} does not fit into the memory of {device}"
+            raise SettingsError("device", reason) from None
+        check_precision(error, device)
+        if offload != NONE:
+            raise SettingsError("render_offload", first_line(error)) from None
+        raise
+
+
+def check_precision(error: Exception, device: torch.device) -> None:
+    """SettingsError("precision", ...) for an error that comes of one the device lacks."""
+    if LACKING_TYPE.search(str(error)):
+        reason = f"{device} does not compute in it: {first_line(error)}"
+        raise SettingsError("precision", reason) from None

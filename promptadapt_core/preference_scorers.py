@@ -29,7 +29,8 @@ import open_clip
 import torch
 from PIL import Image
 
-from .clip_tokens import with_quick_words
+from .aesthetic_heads import first_line
+from .clip_tokens import encodable, with_quick_words
 from .devices import pick_device
 from .image_reward import ImageRewardModel, TextTokens, build_image_reward, picture_transform
 from .pipeline_files import check_safetensors, hash_file
@@ -39,7 +40,6 @@ from .scorers import (
     OpenClipScorer,
     ScorerFiles,
     Scores,
-    encodable,
     unless_out_of_memory,
 )
 from .settings import SettingsError
@@ -55,7 +55,11 @@ ORIGINS = {PICKSCORE: "yuvalkirstain/PickScore_v1", HPSV2: "xswu/HPSv2",
            IMAGE_REWARD: "THUDM/ImageReward"}  # fmt: skip
 HPSV2_MODEL, HPSV2_SCALE = "ViT-H-14", 100.0
 VOCABULARY = "vocab.txt"
+# What else scores depend on.
+SETTINGS_FILES = {PICKSCORE: ("config.json",), HPSV2: (), IMAGE_REWARD: (VOCABULARY,)}
 BATCH_SIZE = 32
+CLIP_WORDS = 49408  # tokens that CLIP knows
+OWN_WORDS = 2  # of ImageReward, which vocab.txt does not have and texts do not use
 
 
 class PreferenceFiles(NamedTuple):
@@ -195,7 +199,10 @@ def load_preference(
     load: Callable[..., Any] = {
         PICKSCORE: _load_pickscore, HPSV2: _load_hpsv2, IMAGE_REWARD: _load_image_reward,
     }[files.kind]  # fmt: skip
-    parts = [files.kind, files.model, hash_file(files.weights)]
+    names = (*SETTINGS_FILES[files.kind], f"{files.model}.json")
+    beside = [files.weights.parent / name for name in names]
+    read = [files.weights, *(path for path in beside if path.is_file())]
+    parts = [files.kind, files.model, *(hash_file(path) for path in read)]
     identity = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
     return load(files, identity, pick_device(str(device)), batch_size)
 
@@ -219,12 +226,16 @@ def _load_pickscore(
                     folder, local_files_only=True, use_safetensors=True, output_loading_info=True
                 )
         except Exception as error:  # transformers raises whatever a file leads to
-            reason = f"{folder} is no CLIP of transformers: {_first_line(error)}"
+            reason = f"{folder} is no CLIP of transformers: {first_line(error)}"
             raise SettingsError("weights", reason) from None
     missing = sorted(told["missing_keys"])
     if missing:
         raise SettingsError("weights", f"{files.weights} lacks {missing[0]}")
     _check_finite(model, files.weights)
+    if model.config.text_config.vocab_size != CLIP_WORDS:
+        found = model.config.text_config.vocab_size
+        reason = f"{folder} reads texts of {found} different tokens, PickScore of {CLIP_WORDS}"
+        raise SettingsError("weights", reason)
     adapted = TransformersClip(model.float())
     tokenizer = with_quick_words(open_clip.get_tokenizer(HPSV2_MODEL))
     length = model.config.text_config.max_position_embeddings
@@ -259,14 +270,19 @@ def _load_image_reward(
             warnings.simplefilter("ignore")
             state = torch.load(files.weights, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever a broken file can raise
-        reason = f"truncated, broken or not just weights: {_first_line(error)}"
+        reason = f"truncated, broken or not just weights: {first_line(error)}"
         raise SettingsError("weights", f"{files.weights} is {reason}") from None
     if not isinstance(state, dict):
         raise SettingsError("weights", f"{files.weights} does not hold a table of named weights")
     model = build_image_reward(state, files.weights)
     _check_finite(model, files.weights)
+    tokens, known = TextTokens(vocabulary), model.texts.config.vocab_size
+    number = tokens.tokenizer.get_vocab_size()
+    if not known - OWN_WORDS <= number <= known:
+        reason = f"{vocabulary} has {number} words, {files.weights} knows {known}"
+        raise SettingsError("weights", reason)
     return ImageRewardScorer(
-        model, TextTokens(vocabulary), files, identity=identity, device=device,
+        model, tokens, files, identity=identity, device=device,
         batch_size=batch_size,
     )  # fmt: skip
 
@@ -285,7 +301,3 @@ def _check_finite(model: torch.nn.Module, path: Path) -> None:
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise SettingsError("weights", f"{path}: {name} is not finite (NaN)")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

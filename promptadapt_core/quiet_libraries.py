@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import warnings
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ class _Quiet:
                         undo.callback(library.set_verbosity, library.get_verbosity())
                         if library.is_progress_bar_enabled():
                             undo.callback(library.enable_progress_bar)
-                        library.set_verbosity_error()
+                        library.set_verbosity(library.FATAL)  # errors are raised besides
                         library.disable_progress_bar()
                     undo.enter_context(warnings.catch_warnings())
                     warnings.simplefilter("ignore")
@@ -41,6 +42,20 @@ class _Quiet:
 
 
 _QUIET = _Quiet()
+
+
+@contextlib.contextmanager
+def quiet_root() -> Iterator[None]:
+    """open_clip logs to the root logger, to which Python then adds a handler where it has none:
+    from then on all of a host's logging would be printed twice. Here it is taken off again."""
+    root = logging.getLogger()
+    before = list(root.handlers)
+    try:
+        yield
+    finally:
+        for handler in [] if before else list(root.handlers):
+            if type(handler) is logging.StreamHandler:
+                root.removeHandler(handler)
 
 
 @contextlib.contextmanager

@@ -27,10 +27,12 @@ from PIL import Image
 from torch.nn import functional
 
 from . import old_open_clip
-from .aesthetic_heads import HEAD_LAYERS, AestheticHead, fetch_head, read_head
+from .aesthetic_heads import HEAD_LAYERS, AestheticHead, fetch_head, first_line, read_head
 from .checkpoints import file_identity
-from .clip_tokens import with_quick_words
+from .clip_tokens import encodable, with_quick_words
 from .devices import is_out_of_memory, pick_device
+from .open_clip_weights import check_texts_are_here, find_weights
+from .quiet_libraries import quiet_root
 from .runs import write_text
 from .settings import SettingsError
 
@@ -131,9 +133,10 @@ class OpenClipScorer:
                 f"{files.head} reads embeddings of {len(head.weight)} numbers, {files.model} "
                 f"makes {config['embed_dim']}",
             )
-        old = old_open_clip.is_old()
-        tokenizer = (old_open_clip if old else open_clip).get_tokenizer(files.model)
-        model, preprocess = _create(files, download, resize_mode)
+        check_texts_are_here(files.model, config, download)
+        with quiet_root():
+            tokenizer = _get_tokenizer(files.model)
+            model, preprocess = _create(files, download, resize_mode)
         return cls(
             model, preprocess, with_quick_words(tokenizer),
             config["embed_dim"], head, identity=_identity(files, config),
@@ -234,17 +237,12 @@ def unless_out_of_memory(
     """`embed(batch)`, or None when memory ran out and the batch can be halved."""
     try:
         return embed(batch)
-    except RuntimeError as error:  # the base of all of torch's
+    except (RuntimeError, MemoryError) as error:  # the base of all of torch's; Python's own
         if len(batch) == 1 or not is_out_of_memory(error):
             raise
     if torch.cuda.is_available():  # after the handler, whose error holds on to tensors
         torch.cuda.empty_cache()
     return None
-
-
-def encodable(text: str) -> str:
-    """Lone surrogates, which no tokenizer takes, become U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def read_description(folder: str | Path) -> ScorerFiles:
@@ -254,10 +252,13 @@ def read_description(folder: str | Path) -> ScorerFiles:
         raise SettingsError("scorer", f"there is no {path}, which describes a scorer")
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(told, dict) and "model" not in told and "kind" in told:
+            reason = f"{path} names a {told['kind']}, which only trainings and evaluations take"
+            raise SettingsError("scorer", reason)
         model, weights, head = told["model"], told["weights"], told.get("head")
         numbers = [told["relevance_knee"], told["relevance_slope"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        name = f"it lacks {error}" if isinstance(error, KeyError) else _first_line(error)
+        name = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
         raise SettingsError("scorer", f"{path} cannot be used: {name}") from None
     if not all(isinstance(text, str) and text for text in (model, weights, head or "none")):
         raise SettingsError("scorer", f"{path}: model, weights and head have to be texts")
@@ -295,23 +296,31 @@ def _model_config(files: ScorerFiles) -> dict[str, Any]:
             told = json.loads(path.read_text(encoding="utf-8"))
             whole = {"embed_dim", "vision_cfg", "text_cfg"} <= set(told)
         except (OSError, ValueError, TypeError) as error:
-            raise SettingsError("config", f"{path} cannot be read: {_first_line(error)}") from None
+            raise SettingsError("config", f"{path} cannot be read: {first_line(error)}") from None
         if not whole or path.name != f"{files.model}.json":
             raise SettingsError(
                 "config", f"{path} is no config of the open_clip model {files.model}"
             )
         open_clip.add_model_config(path)
-    config = open_clip.get_model_config(files.model)
-    if config is None:
+    config = None if ":" in files.model else open_clip.get_model_config(files.model)
+    if config is None:  # a name with a colon is of the hub, which would be asked
         raise SettingsError("model", f"open_clip knows no model {files.model!r}")
     return config
+
+
+def _get_tokenizer(model: str) -> Callable[[list[str]], torch.Tensor]:
+    try:
+        return (old_open_clip if old_open_clip.is_old() else open_clip).get_tokenizer(model)
+    except Exception as error:  # whatever a hub or a missing package raises
+        reason = f"the tokenizer of {model} cannot be loaded: {first_line(error)}"
+        raise SettingsError("model", reason) from None
 
 
 def _create(
     files: ScorerFiles, download: bool, resize_mode: str | None
 ) -> tuple[torch.nn.Module, Callable[[Image.Image], torch.Tensor]]:
     """The model with its weights, float32 on the CPU, and the transform of one picture."""
-    weights, transform = _find_weights(files, download)
+    weights, transform = find_weights(files.model, str(files.weights), download)
     if resize_mode is not None:
         transform = {**transform, "image_resize_mode": resize_mode}
     try:
@@ -323,58 +332,12 @@ def _create(
                     files.model, pretrained=weights, **transform
                 )
     except Exception as error:  # whatever a broken file, a hub or another model's weights raise
-        reason = f"{weights} cannot be loaded into {files.model}: {_first_line(error)}"
+        reason = f"{weights} cannot be loaded into {files.model}: {first_line(error)}"
         raise SettingsError("weights", reason) from None
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise SettingsError("weights", f"{weights}: {name} is not finite (NaN)")
     return model, preprocess
-
-
-def _find_weights(files: ScorerFiles, download: bool) -> tuple[str, dict[str, Any]]:
-    """The file, or the tag that open_clip fetches; and what a tag says of the transform, for a
-    file that was fetched before. SettingsError("weights", ...) where there is none and `download`
-    does not say to fetch it."""
-    weights = str(files.weights)
-    if Path(weights).is_file():
-        return weights, {}
-    if weights not in open_clip.list_pretrained_tags_by_model(files.model):
-        known = (
-            f" and {files.model} has no weights of that name" if not Path(weights).suffix else ""
-        )
-        raise SettingsError("weights", f"there is no file {weights}{known}")
-    if download:
-        return weights, {}
-    config = open_clip.get_pretrained_cfg(files.model, weights)
-    found = cached_weights(files.model, weights)
-    if found is not None:
-        names = ("mean", "std", "interpolation", "resize_mode")
-        return str(found), {f"image_{name}": config[name] for name in names if name in config}
-    where = config.get("hf_hub", "").strip("/") or config.get("url", "")
-    raise SettingsError(
-        "weights",
-        f"the weights {weights} of {files.model} are not on this machine: name a local file in "
-        f"scorer.json, or, in a training, let --download fetch them from {where}",
-    )
-
-
-def cached_weights(model: str, tag: str) -> Path | None:
-    """The file of a tag that open_clip fetched before, None without one."""
-    import huggingface_hub
-
-    config = open_clip.get_pretrained_cfg(model, tag)
-    repository, _, name = config.get("hf_hub", "").rpartition("/")
-    names = [name] if name else [f"open_clip_model{end}" for end in (".safetensors", ".bin")]
-    names += [] if name else ["open_clip_pytorch_model.bin"]
-    if name.endswith(".bin"):
-        names.insert(0, name[: -len(".bin")] + ".safetensors")
-    for one in names if repository else []:
-        found = huggingface_hub.try_to_load_from_cache(repository, one)
-        if isinstance(found, str):
-            return Path(found)
-    url = config.get("url", "")
-    old = Path("~/.cache/clip").expanduser() / url.rpartition("/")[2] if url else None
-    return old if old is not None and old.is_file() else None
 
 
 def _identity(files: ScorerFiles, config: dict[str, Any]) -> str:
@@ -385,7 +348,3 @@ def _identity(files: ScorerFiles, config: dict[str, Any]) -> str:
     if files.head is not None:
         parts.append(file_identity([Path(files.head)]))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

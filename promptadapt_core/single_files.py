@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,16 @@ NOISE = {
     "num_train_timesteps": 1000, "steps_offset": 1, "set_alpha_to_one": False,
 }  # fmt: skip
 
+GUESS_NOTICE = (
+    "nothing in the renderer's file says what it predicts; it is taken for v, as of Stable "
+    "Diffusion 2 at 768 pixels. A base model of 512 needs --prediction epsilon --size 512"
+)
+
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+class NoConfigError(Exception):
+    """Names the pipeline, and the weight that its config would follow from."""
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -100,14 +110,20 @@ def _find_unet_family(path: Path, shapes: Shapes) -> str:
     return family
 
 
+def is_guessed(path: Path) -> bool:
+    """Whether nothing in the file says what its U-Net predicts, and both are usual."""
+    shapes = read_shapes(path)
+    return FIRST_LAYER in shapes and find_family(path, shapes) == "sd2" and "v_pred" not in shapes
+
+
 def write_configs(folder: Path, family: str, shapes: Shapes, prediction: str = "auto") -> None:
     """The pipeline folder without weights for a file of one of the three families, as
-    `from_single_file(config=folder)` reads it."""
-    parts: dict[str, dict[str, Any]] = {
-        "unet": describe_unet(shapes, family),
-        "vae": describe_vae(shapes, family),
-        "scheduler": describe_scheduler(shapes, family, prediction),
-    }
+    `from_single_file(config=folder)` reads it. NoConfigError where a weight is missing."""
+    try:
+        parts = _describe_parts(shapes, family, prediction)
+    except (LookupError, StopIteration, ValueError, TypeError) as error:
+        told = f"it lacks {error}" if isinstance(error, KeyError) else "its shapes are others"
+        raise NoConfigError(f"{PIPELINES[family]}: {told}") from None
     index: dict[str, Any] = {
         "_class_name": PIPELINES[family],
         "unet": ["diffusers", "UNet2DConditionModel"],
@@ -117,16 +133,11 @@ def write_configs(folder: Path, family: str, shapes: Shapes, prediction: str = "
         "text_encoder": ["transformers", "CLIPTextModel"],
     }
     if family == "sdxl":
-        parts["text_encoder"] = describe_clip(shapes, CLIP[family])
-        parts["text_encoder_2"] = describe_open_clip(shapes, OPEN_CLIP[family])
         index["tokenizer_2"] = ["transformers", "CLIPTokenizer"]
         index["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
         index["force_zeros_for_empty_prompt"] = True
         write_clip_tokenizer(folder / "tokenizer_2", padding="!")
     else:
-        sd1 = family == "sd1"
-        describe = describe_clip if sd1 else describe_open_clip
-        parts["text_encoder"] = describe(shapes, (CLIP if sd1 else OPEN_CLIP)[family])
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
         index["requires_safety_checker"] = False
     write_clip_tokenizer(folder / "tokenizer", padding="!" if family == "sd2" else END)
@@ -135,6 +146,33 @@ def write_configs(folder: Path, family: str, shapes: Shapes, prediction: str = "
         file_name = "scheduler_config.json" if name == "scheduler" else "config.json"
         (folder / name / file_name).write_text(json.dumps(config), encoding="utf-8")
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _describe_parts(shapes: Shapes, family: str, prediction: str) -> dict[str, dict[str, Any]]:
+    parts = {
+        "unet": describe_unet(shapes, family),
+        "vae": describe_vae(shapes, family),
+        "scheduler": describe_scheduler(shapes, family, prediction),
+    }
+    if family == "sd2":
+        parts["text_encoder"] = describe_open_clip(shapes, OPEN_CLIP[family])
+    else:
+        parts["text_encoder"] = describe_clip(shapes, CLIP[family])
+    if family == "sdxl":
+        parts["text_encoder_2"] = describe_open_clip(shapes, OPEN_CLIP[family])
+    return parts
+
+
+def check_unet_size(path: Path, shapes: Shapes, num_read: int) -> None:
+    """SettingsError("folder", ...) where the U-Net in the file has more numbers than `num_read`:
+    it is of another build, and a part of it would not count."""
+    held = sum(math.prod(shapes[name]) for name in shapes if name.startswith(UNET))
+    if held > num_read:
+        raise SettingsError(
+            "folder",
+            f"{path} holds a U-Net of another build ({held:,} numbers, of which {num_read:,} would "
+            "be read): --renderer-config has to name a pipeline folder of its kind",
+        )
 
 
 def describe_unet(shapes: Shapes, family: str) -> dict[str, Any]:

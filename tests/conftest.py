@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import random
 import shutil
@@ -16,17 +15,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACK = "prompt-adapt"  # no space here: ComfyUI 0.3.75 then serves none of a pack's files
-
-
-def load_beside(name: str) -> None:
-    """Make `import NAME` find a file of this folder that is no test."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-
-
-load_beside("comfyui_host")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import math
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,6 +186,26 @@ def test_what_is_not_the_pinned_file_is_refused(
     assert not path.exists()
     with pytest.raises(SettingsError, match="those known by name: head.safetensors"):
         fetch_head(tmp_path / "unknown.pth")
+
+
+def test_an_answer_that_is_no_http_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a proxy, or of a port of something else."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(4096)
+                client.sendall(b"220 a mail server\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        know(monkeypatch, f"http://127.0.0.1:{server.getsockname()[1]}/head", b"")
+        with pytest.raises(SettingsError, match="head: http://.* cannot be fetched"):
+            fetch_head(tmp_path / "head.safetensors")
+        thread.join(20)
 
 
 def test_a_place_that_cannot_be_written_is_named(

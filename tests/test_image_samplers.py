@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import importlib.util
+import json
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ import pytest
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
+
+import tiny_pipelines as tiny  # noqa: E402
 
 from promptadapt_core.image_samplers import (  # noqa: E402
     DIFFUSION,
@@ -24,19 +26,6 @@ from promptadapt_core.images import DiffusersGenerator, ImageSettings  # noqa: E
 from promptadapt_core.pipeline_settings import SAMPLERS, PipelineOptions  # noqa: E402
 from promptadapt_core.quiet_libraries import quiet_libraries  # noqa: E402
 from promptadapt_core.settings import SettingsError  # noqa: E402
-
-
-def support() -> ModuleType:
-    path = Path(__file__).with_name("tiny_pipelines.py")
-    spec = importlib.util.spec_from_file_location("tiny_pipelines", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tiny = support()
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +134,39 @@ def test_a_model_that_reads_its_guidance_keeps_it() -> None:
     assert recommended_by_sampler(Distilled(), "lcm") == {"num_steps": 4}
     assert recommended_by_sampler(object(), "lcm") == {"num_steps": 4, "guidance_scale": 1.0}
     assert recommended_by_sampler(object(), "auto") == {}
+
+
+def own_scheduler(folder: Path, kind: str, place: Path, **changes: Any) -> Path:
+    """A copy of a renderer that brings another scheduler."""
+    copied = Path(shutil.copytree(folder, place / kind))
+    for path, told in (
+        (copied / "model_index.json", {"scheduler": ["diffusers", kind]}),
+        (copied / "scheduler" / "scheduler_config.json", {"_class_name": kind, **changes}),
+    ):
+        content = {**json.loads(path.read_text(encoding="utf-8")), **told}
+        path.write_text(json.dumps(content), encoding="utf-8")
+    return copied
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheduler", "changes"),
+    [
+        ("sd1", "DPMSolverSDEScheduler", {}),
+        ("sd3", "FlowMatchLCMScheduler", {}),
+        ("sd3", "FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}),
+    ],
+)
+def test_noise_that_no_seed_governs_is_refused(
+    place: Path, tmp_path: Path, kind: str, scheduler: str, changes: dict[str, Any]
+) -> None:
+    if not hasattr(diffusers, scheduler):
+        pytest.skip("this diffusers has no such scheduler")
+    if scheduler == "DPMSolverSDEScheduler":
+        pytest.importorskip("torchsde")
+    folder = own_scheduler(place / kind, scheduler, tmp_path, **changes)
+    with pytest.raises(SettingsError, match=f"sampler: the renderer's own {scheduler} draws noise"):
+        load(folder, "auto")
+    assert load(folder, "euler").settings.size == 16
 
 
 def test_a_scheduler_of_the_other_kind_is_refused(place: Path) -> None:

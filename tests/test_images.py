@@ -355,6 +355,28 @@ def test_even_sigmas_are_for_flow_matching(tmp_path: Path) -> None:
         load(folder, even_sigmas=True)
 
 
+def test_any_text_can_be_drawn(folder: Path) -> None:
+    texts = ["", " ", "a cat " * 300, "\ud800", "a\x00b"]
+    assert len(load(folder).generate(texts, range(5))) == 5
+
+
+def test_what_has_no_effect_is_told(folder: Path) -> None:
+    told = " ".join(load(folder, guidance_scale=1.0, negative_prompt="a dog").notices)
+    assert "the negative prompt has no effect: guidance is 1, and only above 1" in told
+    assert "reads 75 tokens of an adapted prompt; what comes after them is not drawn" in told
+    told = " ".join(load(folder, guidance_scale=1.5, negative_prompt="a dog").notices)
+    assert "no effect" not in told
+
+
+def test_what_is_beyond_the_text_encoder_changes_no_picture(folder: Path) -> None:
+    """What the notice says."""
+    generator, whole = load(folder), " ".join(["red"] * 75)
+    texts = [whole, f"{whole} house by the sea", " ".join(["red"] * 74)]
+    drawn = generator.generate(texts, [0, 0, 0])
+    assert distance(drawn[0], drawn[1]) <= 1
+    assert distance(drawn[0], drawn[2]) >= 1
+
+
 def test_pixels_are_rounded_and_clipped() -> None:
     values = np.array([-0.2, 0.0, 0.499 / 255, 0.501 / 255, 1.0, 3.0], dtype=np.float32)
     assert to_pixels(values.reshape(1, 1, 2, 3)).ravel().tolist() == [0, 0, 0, 1, 255, 255]
@@ -364,7 +386,7 @@ def test_pixels_are_rounded_and_clipped() -> None:
 def test_pictures_that_are_no_numbers_are_refused(value: float) -> None:
     pictures = np.zeros((3, 2, 2, 3), dtype=np.float32)
     pictures[1, 0, 1] = value
-    with pytest.raises(SettingsError, match="pictures: 1 of 3 have .* try float32"):
+    with pytest.raises(SettingsError, match="pictures: 1 of 3 have .* try bfloat16 or float32"):
         to_pixels(pictures)
 
 

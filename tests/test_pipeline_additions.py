@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,8 @@ from safetensors.torch import load_file, save_file
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
+import tiny_pipelines as tiny  # noqa: E402
+
 from promptadapt_core.images import DiffusersGenerator  # noqa: E402
 from promptadapt_core.pipeline_additions import check_offload, read_loras  # noqa: E402
 from promptadapt_core.pipeline_settings import PipelineOptions  # noqa: E402
@@ -23,19 +23,6 @@ from promptadapt_core.quiet_libraries import quiet_libraries  # noqa: E402
 from promptadapt_core.settings import SettingsError  # noqa: E402
 
 PROMPTS = ["a red cat", "a blue boat by the sea", "a green tree"]
-
-
-def support() -> ModuleType:
-    path = Path(__file__).with_name("tiny_pipelines.py")
-    spec = importlib.util.spec_from_file_location("tiny_pipelines", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tiny = support()
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +124,16 @@ def test_a_tiny_decoder_takes_the_decoders_place(place: Path) -> None:
         load(place / "sd1", tiny_decoder=str(place / "sd1" / "vae"))
 
 
+def test_a_tiny_decoder_that_lacks_a_weight_is_named(place: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(place / "taesd", tmp_path / "taesd"))
+    path = folder / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    gone = sorted(weights)[0]
+    save_file({n: t for n, t in weights.items() if n != gone}, path, metadata={"format": "pt"})
+    with pytest.raises(SettingsError, match=f"tiny_decoder: .*taesd lacks {gone}"):
+        load(place / "sd1", tiny_decoder=str(folder))
+
+
 @pytest.mark.parametrize("kind", ["sd1", "sd3"])
 def test_saving_memory_changes_no_picture(place: Path, kind: str) -> None:
     usual = load(place / kind, batch_size=3)
@@ -193,6 +190,22 @@ def test_a_path_with_an_equals_sign_is_a_path(place: Path, tmp_path: Path) -> No
     path = tmp_path / "a=1.safetensors"
     shutil.copy(place / "lora.safetensors", path)
     assert read_loras((str(path), f"{path}=0.25")) == [(path, 1.0), (path, 0.25)]
+
+
+def test_a_lora_of_which_a_part_fits_is_told_of(place: Path, tmp_path: Path) -> None:
+    whole = load_file(place / "lora.safetensors")
+    gone = sorted({name.partition(".lora_")[0] for name in whole})[:3]
+    kept = {
+        name.replace("unet.", "unet.of_another.") if name.startswith(tuple(gone)) else name: some
+        for name, some in whole.items()
+    }
+    path = tmp_path / "part.safetensors"
+    save_file(kept, path)
+    number = len(whole) // 2
+    told = f"only a part of the LoRA {path} counts: 3 of its {number} layers do not fit"
+    assert any(told in notice for notice in load(place / "sd1", render_lora=(f"{path}",)).notices)
+    fitting = load(place / "sd1", render_lora=(f"{place / 'lora.safetensors'}",))
+    assert not any("LoRA" in notice for notice in fitting.notices)
 
 
 def test_offloading_is_for_gpus() -> None:

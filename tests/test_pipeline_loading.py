@@ -3,46 +3,41 @@ put on top."""
 
 from __future__ import annotations
 
+import errno
 import functools
-import importlib.util
 import json
 import shutil
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
+import tiny_pipelines as tiny  # noqa: E402
+
+from promptadapt_core import pipeline_loading  # noqa: E402
 from promptadapt_core.images import DiffusersGenerator  # noqa: E402
-from promptadapt_core.pipeline_loading import SAFETY_NOTICE  # noqa: E402
+from promptadapt_core.pipeline_loading import (  # noqa: E402
+    SAFETY_NOTICE,
+    check_draws_from_text,
+    check_precision,
+)
 from promptadapt_core.pipeline_settings import PipelineOptions  # noqa: E402
 from promptadapt_core.quiet_libraries import quiet_libraries  # noqa: E402
 from promptadapt_core.settings import SettingsError  # noqa: E402
+from promptadapt_core.single_files import GUESS_NOTICE  # noqa: E402
 
 PROMPTS = ["a red cat", "a blue boat by the sea", "a green tree"]
 KINDS = ("sd1", "sd2", "sdxl", "sd3", "flux", "pixart")
 ONE_FILE = ("sd1", "sd2", "sdxl")
-
-
-def support() -> ModuleType:
-    path = Path(__file__).with_name("tiny_pipelines.py")
-    spec = importlib.util.spec_from_file_location("tiny_pipelines", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tiny = support()
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +155,8 @@ def test_the_safety_checker_is_off_and_said_to_be(place: Path, tmp_path: Path) -
     path.write_text(json.dumps(index), encoding="utf-8")
     generator = load(folder)  # there is not even a folder of it
     assert generator.pipeline.safety_checker is None
-    assert generator.notices == (SAFETY_NOTICE,)
-    assert load(place / "sd1").notices == ()
+    assert SAFETY_NOTICE in generator.notices
+    assert SAFETY_NOTICE not in load(place / "sd1").notices
     assert distance(draw(generator), draw(load(place / "sd1"))) == 0
 
 
@@ -252,7 +247,7 @@ def test_a_file_without_a_part_is_named(place: Path, tmp_path: Path) -> None:
     for gone, told in (
         ("first_stage_model.", "holds no autoencoder"),
         ("cond_stage_model.", "without its text encoder"),
-        ("model.diffusion_model.middle_block.0.in_layers.0.weight", "does not hold all"),
+        ("model.diffusion_model.middle_block.0.in_layers.0.weight", "does not hold"),
     ):
         path = tmp_path / "part.safetensors"
         save_file({n: t for n, t in weights.items() if not n.startswith(gone)}, path)
@@ -260,6 +255,195 @@ def test_a_file_without_a_part_is_named(place: Path, tmp_path: Path) -> None:
             load(path)
         assert caught.value.name == "folder"
         assert str(path) in caught.value.reason
+
+
+def rewritten(path: Path, **changes: Any) -> None:
+    """A JSON file with other entries."""
+    told = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**told, **changes}), encoding="utf-8")
+
+
+def without_one(path: Path) -> str:
+    """Rewrites weights without the one in the middle, whose name it returns."""
+    weights = load_file(path)
+    gone = sorted(weights)[len(weights) // 2]
+    save_file({n: t for n, t in weights.items() if n != gone}, path, metadata={"format": "pt"})
+    return gone
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "unet", "vae"])
+def test_a_part_that_lacks_a_weight_is_named(place: Path, tmp_path: Path, part: str) -> None:
+    """transformers draws random numbers for it, diffusers leaves it without any."""
+    folder = Path(shutil.copytree(place / "sd1", tmp_path / "sd1"))
+    gone = without_one(next((folder / part).glob("*.safetensors")))
+    with pytest.raises(SettingsError, match="does not hold a whole .*: it lacks ") as caught:
+        load(folder)
+    assert str(folder / part) in caught.value.reason
+    assert gone.split(".")[-2] in caught.value.reason
+
+
+def test_a_text_encoder_of_other_names_is_refused(place: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(place / "pixart", tmp_path / "pixart"))
+    path = folder / "text_encoder" / "model.safetensors"
+    save_file({f"of.{name}": t for name, t in load_file(path).items()}, path, {"format": "pt"})
+    with pytest.raises(SettingsError, match="does not hold a whole T5EncoderModel"):
+        load(folder)
+
+
+def test_an_old_autoencoders_attention_is_read(place: Path, tmp_path: Path) -> None:
+    """Under the names that Stable Diffusion 1.5 was published with."""
+    folder = Path(shutil.copytree(place / "sd1", tmp_path / "old"))
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    renamed = {}
+    for name, tensor in load_file(path).items():
+        for new in old:
+            name = name.replace(f"attentions.0.{new}.", f"attentions.0.{old[new]}.")
+        renamed[name] = tensor
+    assert any("proj_attn" in name for name in renamed)
+    save_file(renamed, path, metadata={"format": "pt"})
+    assert distance(draw(load(folder)), draw(load(place / "sd1"))) == 0
+
+
+@pytest.mark.parametrize(
+    ("gone", "told"),
+    [
+        (("tokenizer_config.json",), "tokenizer_config.json is missing"),
+        (("tokenizer.json", "vocab.json", "merges.txt"), "vocab.json is missing"),
+        (("tokenizer.json", "merges.txt"), "merges.txt is missing"),
+        (("tokenizer.json",), ""),
+    ],
+)
+def test_a_tokenizer_without_words_is_named(
+    place: Path, tmp_path: Path, gone: tuple[str, ...], told: str
+) -> None:
+    folder = Path(shutil.copytree(place / "sd1", tmp_path / "sd1"))
+    for name in gone:
+        (folder / "tokenizer" / name).unlink()
+    if told:
+        with pytest.raises(SettingsError, match=told):
+            load(folder)
+        return
+    (folder / "tokenizer" / "merges.txt").write_bytes(b"")
+    with pytest.raises(SettingsError, match="merges.txt is empty"):
+        load(folder)
+
+
+def test_parts_of_foreign_libraries_are_not_imported(place: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(place / "sd1", tmp_path / "sd1"))
+    rewritten(folder / "model_index.json", scheduler=["antigravity", "Own"])
+    with pytest.raises(SettingsError, match="scheduler is of antigravity, which is not loaded"):
+        load(folder)
+
+
+class Film:
+    """Stands in for pipelines that draw something else."""
+
+    components: dict[str, Any] = {}  # noqa: RUF012
+
+    def __call__(self, prompt: str, num_frames: int = 9) -> None:
+        pass
+
+
+class Steered(Film):
+    components: dict[str, Any] = {"controlnet": None}  # noqa: RUF012
+
+    def __call__(self, prompt: str, image: Any = None) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "told"), [(Film(), "draws no single pictures"), (Steered(), "changes pictures")]
+)
+def test_pipelines_that_draw_no_picture_of_a_text_are_refused(pipeline: Any, told: str) -> None:
+    with pytest.raises(
+        SettingsError, match=f"model holds a {type(pipeline).__name__}, which {told}"
+    ):
+        check_draws_from_text(pipeline, Path("model"))
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight",
+        "first_stage_model.decoder.up.0.block.0.conv1.weight",
+        "model.diffusion_model.out.2.weight",
+        "model.diffusion_model.input_blocks.1.0.out_layers.3.weight",
+    ],
+)
+def test_a_weight_that_the_configs_follow_from_is_named(
+    place: Path, tmp_path: Path, gone: str
+) -> None:
+    path = tmp_path / "part.safetensors"
+    weights = load_file(place / "sd1.safetensors")
+    save_file({name: tensor for name, tensor in weights.items() if name != gone}, path)
+    with pytest.raises(
+        SettingsError, match="is no whole StableDiffusionPipeline: it lacks"
+    ) as told:
+        load(path)
+    assert gone in told.value.reason
+    assert str(path) in told.value.reason
+
+
+def test_a_unet_of_another_build_is_refused(place: Path, tmp_path: Path) -> None:
+    """With one more block than its family's: it would be left out, and nothing would say so."""
+    path = tmp_path / "deeper.safetensors"
+    weights = load_file(place / "sd1.safetensors")
+    block = "middle_block.1.transformer_blocks."
+    more = {n.replace(f"{block}0", f"{block}1"): t.clone() for n, t in weights.items()
+            if f"{block}0" in n}  # fmt: skip
+    save_file({**weights, **more}, path)
+    with pytest.raises(SettingsError, match="a U-Net of another build .* --renderer-config"):
+        load(path)
+
+
+def test_what_one_file_does_not_say_is_told(place: Path) -> None:
+    assert GUESS_NOTICE in load(place / "sd2.safetensors").notices
+    assert GUESS_NOTICE not in load(place / "sd2.safetensors", prediction="epsilon").notices
+    own = load(place / "sd2.safetensors", renderer_config=str(place / "sd2"))
+    assert GUESS_NOTICE not in own.notices
+    assert GUESS_NOTICE not in load(place / "sd1.safetensors").notices
+
+
+def test_a_full_disk_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pipeline_loading, "write_configs", fail)
+    with pytest.raises(SettingsError, match="configs of .*sd1.safetensors cannot .* No space left"):
+        load(place / "sd1.safetensors")
+
+
+def test_memory_that_runs_out_in_the_decoder_leaves_it_as_it_was(place: Path) -> None:
+    """SDXL decodes in float32, for which diffusers turns its decoder over and back."""
+    generator = load(place / "sdxl", precision="float16", batch_size=4)
+    whole, decode = draw(generator, 3), generator.pipeline.vae.decode
+
+    def hungry(latents: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        if len(latents) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return decode(latents, *rest, **named)
+
+    generator.pipeline.vae.decode = hungry
+    assert distance(draw(generator, 3), whole) <= 1
+    assert generator.batch_size == 1
+    assert generator.pipeline.vae.dtype == torch.float16
+
+
+def test_half_precision_on_a_processor_is_quiet(place: Path, capfd: pytest.CaptureFixture) -> None:
+    load(place / "sd1", precision="float16")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_precision_that_a_device_lacks_is_named() -> None:
+    cpu, kept = torch.device("cpu"), RuntimeError("a bug")
+    check_precision(kept, cpu)
+    for told in (
+        "\"slow_conv2d_cpu\" not implemented for 'Half'",
+        "BFloat16 is not supported on MPS",
+    ):
+        with pytest.raises(SettingsError, match="precision: cpu does not compute in it"):
+            check_precision(RuntimeError(told), cpu)
 
 
 def test_a_half_downloaded_file_is_named(place: Path, tmp_path: Path) -> None:

@@ -322,6 +322,28 @@ def test_identities_follow_the_files(folder: Path, tmp_path: Path) -> None:
     assert load_scorer_folder(copied).identity != own
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "old", "new"),
+    [
+        ("pickscore", "config.json", '"hidden_act": "gelu"', '"hidden_act": "relu"'),
+        ("imagereward", "vocab.txt", "red\ncat", "cat\nred"),
+        ("hpsv2", "tiny-clip.json", '"heads": 1', '"heads": 2'),
+    ],
+)
+def test_identities_follow_what_lies_beside_the_weights(
+    place: Path, tmp_path: Path, kind: str, name: str, old: str, new: str
+) -> None:
+    copied = Path(shutil.copytree(place / kind, tmp_path / "copied"))
+    text = (copied / name).read_text(encoding="utf-8")
+    assert old in text
+    (copied / name).write_text(text.replace(old, new), encoding="utf-8")
+    try:
+        changed = load_scorer_folder(copied)
+    finally:
+        open_clip.add_model_config(place / "hpsv2" / "tiny-clip.json")
+    assert changed.identity != load_scorer_folder(place / kind).identity
+
+
 def test_files_are_known_by_their_names(place: Path, tmp_path: Path) -> None:
     found = {}
     for kind in ("pickscore", "imagereward"):
@@ -383,6 +405,17 @@ def describe(folder: Path, **told: Any) -> None:
     (folder / "scorer.json").write_text(json.dumps(told), encoding="utf-8")
 
 
+def other_words(folder: Path) -> None:
+    path = folder / "config.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    told["text_config"]["vocab_size"] = 300
+    path.write_text(json.dumps(told), encoding="utf-8")
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("token_embedding.weight"))
+    weights[name] = weights[name][:300].clone()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
 DEFECTS: dict[str, tuple[str, Callable[[Path], Any], str, str]] = {
     "half of PickScore": (
         "pickscore", lambda p: halve(p / "model.safetensors"), "weights", "model.safetensors has"),
@@ -409,6 +442,16 @@ DEFECTS: dict[str, tuple[str, Callable[[Path], Any], str, str]] = {
         "cannot be loaded into ViT-B-32"),
     "half of ImageReward": (
         "imagereward", lambda p: halve(p / "ImageReward.pt"), "weights", "truncated, broken"),
+    "half a vocabulary": (
+        "imagereward", lambda p: (p / "vocab.txt").write_text(
+            "\n".join(WORDS[:9]), encoding="utf-8"),
+        "weights", "vocab.txt has 9 words, .*ImageReward.pt knows 16"),
+    "the vocabulary of another BERT": (
+        "imagereward", lambda p: (p / "vocab.txt").write_text(
+            "\n".join([*WORDS, *"uvwxyz"]), encoding="utf-8"),
+        "weights", "vocab.txt has 20 words, .*ImageReward.pt knows 16"),
+    "PickScore of other words": (
+        "pickscore", other_words, "weights", "texts of 300 different tokens, PickScore of 49408"),
     "ImageReward without a vocabulary": (
         "imagereward", lambda p: (p / "vocab.txt").unlink(), "weights",
         "there is no file .*vocab.txt; put there that of google-bert/bert-base-uncased"),

@@ -40,7 +40,7 @@ def test_quiet_blocks_of_several_threads_end_in_any_order() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert within[0][:2] == [(of_diffusers.ERROR, False), (of_transformers.ERROR, False)]
+    assert within[0][:2] == [(of_diffusers.FATAL, False), (of_transformers.FATAL, False)]
     assert within[0][2][0][0] == "ignore"
     assert state() == before
 

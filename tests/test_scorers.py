@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import random
 import shutil
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +27,6 @@ from promptadapt_core.scorers import (  # noqa: E402
     BatchPreprocess,
     OpenClipScorer,
     ScorerFiles,
-    cached_weights,
     read_description,
     write_description,
 )
@@ -248,6 +249,19 @@ def test_loading_and_scoring_leave_the_generators_alone(
         OpenClipScorer.load(folder).score(["cat", "dog"], pictures(2))
 
 
+def test_loading_leaves_the_root_logger_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """open_clip logs to it, for which Python gives it a handler if it has none."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    OpenClipScorer.load(folder)
+    assert logging.getLogger().handlers == []
+    kept = logging.NullHandler()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [kept])
+    OpenClipScorer.load(folder)
+    assert logging.getLogger().handlers == [kept]
+
+
 def without(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
@@ -284,27 +298,41 @@ DEFECTS = {
     "no description": (without("scorer.json"), "scorer", "scorer.json"),
     "half a description": (halved("scorer.json"), "scorer", "scorer.json"),
     "no model named": (described(model=...), "scorer", "it lacks 'model'"),
+    "a preference scorer": (
+        described(model=..., kind="hpsv2"),
+        "scorer",
+        "only trainings and evaluations",
+    ),
     "a model that is a number": (described(model=3), "scorer", "texts"),
     "a knee that is text": (described(relevance_knee="0.28"), "scorer", "relevance_knee"),
     "a slope of NaN": (described(relevance_slope=math.nan), "scorer", "relevance_knee"),
     "no weights": (without("clip.safetensors"), "weights", "clip.safetensors"),
     "half the weights": (halved("clip.safetensors"), "weights", "clip.safetensors"),
-    "other weights": (other_weights, "weights", "clip.safetensors"),
+    "other weights": (other_weights, "weights", "Missing key(s)"),
     "an unknown tag": (described(weights="openai"), "weights", "openai"),
     "no head": (without("head.safetensors"), "head", "head.safetensors"),
     "half the head": (halved("head.safetensors"), "head", "head.safetensors"),
     "another model's head": (wider_head, "head", "13 numbers"),
     "half the config": (halved("tiny-clip.json"), "config", "tiny-clip.json"),
     "an unknown model": (described(model="no-such-clip"), "model", "no-such-clip"),
+    "a model of the hub": (described(model="hf-hub:artist/clip"), "model", "hf-hub:artist/clip"),
+    "texts by the hub": (described(model="roberta-ViT-B-32", head=...), "model", "of roberta-base"),
 }
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
-def test_a_defect_of_the_folder_is_named(folder: Path, tmp_path: Path, defect: str) -> None:
+def test_a_defect_of_the_folder_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, defect: str
+) -> None:
     damage, name, reason = DEFECTS[defect]
     broken = tmp_path / "scorer"
     shutil.copytree(folder, broken)
     damage(broken)
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("a connection was asked for")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
     with pytest.raises(SettingsError) as caught:
         OpenClipScorer.load(broken)
     assert caught.value.name == name
@@ -332,24 +360,6 @@ def test_a_tag_is_fetched_only_on_request(tmp_path: Path, monkeypatch: pytest.Mo
         OpenClipScorer.load(files)
     assert told.value.name == "weights"
     assert "vit_base_patch32" in told.value.reason or "http" in told.value.reason
-
-
-def test_what_was_fetched_before_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    asked: list[tuple[str, str]] = []
-
-    def cached(repository: str, name: str) -> str | None:
-        asked.append((repository, name))
-        return str(tmp_path / name) if name.endswith(".bin") else None
-
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
-    found = cached_weights("ViT-B-32", "laion2b_s34b_b79k")
-    assert found is not None
-    assert found.parent == tmp_path
-    assert [name.rpartition(".")[2] for _, name in asked] == ["safetensors", "bin"]
-    assert {repository for repository, _ in asked} == {"laion/CLIP-ViT-B-32-laion2B-s34B-b79K"}
-    assert cached_weights("ViT-B-32", "no such tag") is None
 
 
 def test_a_known_head_that_is_missing_is_told_with_its_place(folder: Path, tmp_path: Path) -> None:

@@ -5,17 +5,15 @@ run by a pytest of the environment of webui_host.py. Without network or pip they
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import os
 import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import webui_host as host
 
 pytest.importorskip("torch")
 
@@ -31,17 +29,6 @@ USER_INPUTS = (
     "a (red:1.3) cat <lora:foo:0.8> BREAK __colors__ {a|b} [roof:moon:0.5]",
 )
 RUN_SECONDS = 600.0
-
-
-def load_host() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("webui_host", ROOT / "tests" / "webui_host.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-host = load_host()
 
 
 def checks() -> list[str]:

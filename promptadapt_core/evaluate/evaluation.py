@@ -118,6 +118,8 @@ class Evaluation:
         for folder in dict.fromkeys(folder for plan in self.plans for folder in plan.folders):
             rows.load_policy(folder, settings)  # one that is broken is told of now, not in an hour
         self.parts = parts or load_parts(settings)
+        for notice in getattr(self.parts.generator, "notices", ()):
+            self.say(notice)
         self.scoring = Scoring(self.parts, self.reward, self.kept)
         self.user_inputs = [row.user_input for row in self.inputs.rows]
         self.plain: dict[str, Plain] = {}
