@@ -9,7 +9,9 @@ user inputs are common to all, in one folder, and are not counted. A picture tha
 the same batch (PPO, GRPO, RLOO) or of the same run (rejection, DPO) is rendered once and counted
 once. The methods of rollouts stop after the iteration that brings them nearest to the number, the
 others below it; the table says how many it was. What is evaluated is last/: the weights after
-these images. Then `python -m promptadapt_core.evaluate` compares all of them with the SFT policy on
+these images; of a run that ended early because its policy collapsed, or because nothing that it
+wrote was good enough to learn from, the last that were saved, and a note under the table says so.
+Then `python -m promptadapt_core.evaluate` compares all of them with the SFT policy on
 user inputs that no training saw; each row is one method with its training seeds.
 
 The same command goes on with what was killed or stopped, and does nothing that is done.
@@ -32,6 +34,7 @@ from promptadapt_core.evaluate.reward import EvaluationReward
 from promptadapt_core.evaluate.settings import EvaluateSettings
 from promptadapt_core.lab.writers import mixed_user_inputs
 from promptadapt_core.reward_settings import RewardSettings
+from promptadapt_core.settings import SettingsError
 from promptadapt_core.train.dpo import train_dpo
 from promptadapt_core.train.dpo_settings import DpoSettings
 from promptadapt_core.train.ppo import train_ppo
@@ -44,6 +47,10 @@ METHODS = ("ppo", "grpo", "rloo", "rejection", "dpo")
 INPUT_SEED = 0  # of the training's user inputs; docs/method.md's are made with it too
 NUM_TRAINING_INPUTS = 1000
 MOST_EPISODES_PER_IMAGE = 20  # a policy that says the same always renders little
+# Settings whose limit ends a run that has gone wrong, once it has saved a policy.
+LIMITS = {"max_ref_kl", "min_mean_tokens", "lr", "policy", "floor", "plain_margin", "margin",
+          "length_gap"}  # fmt: skip
+FINISHED = "finished"  # in a run's folder; says why it ended early, if it did
 ROOM_FOR_REPEATS = 4  # times the user inputs of a round whose candidates were all different
 COMMON: dict[str, Any] = {
     "policy": "lab-sft", "renderer": "lab", "scorer": "lab", "judge": "none",
@@ -111,8 +118,25 @@ def num_rendered(method: str, out: Path) -> int:
 def train(method: str, seed: int, options: argparse.Namespace, interrupted: Any) -> bool:
     """One run, gone on with where it was begun; False when it was broken off."""
     out = options.out / f"{method}{seed}"
-    if (out / "finished").exists():
+    if (out / FINISHED).exists():
         return True
+    try:
+        done = trained(method, seed, options, interrupted, out)
+        why = ""
+    except SettingsError as error:
+        if error.name not in LIMITS or not (out / "last").is_dir():
+            raise
+        done, why = True, f"{error.name}: {error.reason}"
+        print(f"{method}, seed {seed}, ended early: {why}", flush=True)
+    if done:
+        runs.write_text(out / FINISHED, why)
+    return done
+
+
+def trained(
+    method: str, seed: int, options: argparse.Namespace, interrupted: Any, out: Path
+) -> bool:
+    """The training itself; False when it was broken off."""
     chosen = {
         **COMMON, "device": options.device, "seed": seed, "out": str(out), "resume": out.is_dir(),
         "user_inputs": str(options.out / "inputs.txt"),
@@ -127,18 +151,14 @@ def train(method: str, seed: int, options: argparse.Namespace, interrupted: Any)
         reward, _ = load_parts(settings, terms)  # type: ignore[arg-type]
         trainer: Any = train_rejection if method == "rejection" else train_dpo
         result = trainer(settings, reward=reward, report=report, should_stop=interrupted)
-        done = result.status == "done"
-    else:
-        own = {**ROLLOUTS, **(PPO if method == "ppo" else {}), "algorithm": method}
-        values = {**chosen, **own, "num_episodes": MOST_EPISODES_PER_IMAGE * options.num_images}
-        settings = PpoSettings(**fitted(values, options))
-        reward, _ = load_parts(settings, terms)
-        budget = Budget(out, options.num_images, interrupted)
-        train_ppo(settings, reward=reward, report=report, should_stop=budget)
-        done = budget.spent or not interrupted()
-    if done:
-        (out / "finished").write_text("", encoding="utf-8")
-    return done
+        return result.status == "done"
+    own = {**ROLLOUTS, **(PPO if method == "ppo" else {}), "algorithm": method}
+    values = {**chosen, **own, "num_episodes": MOST_EPISODES_PER_IMAGE * options.num_images}
+    settings = PpoSettings(**fitted(values, options))
+    reward, _ = load_parts(settings, terms)
+    budget = Budget(out, options.num_images, interrupted)
+    train_ppo(settings, reward=reward, report=report, should_stop=budget)
+    return budget.spent or not interrupted()
 
 
 def fitted(values: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
@@ -196,7 +216,10 @@ def table(options: argparse.Namespace, found: dict[str, Any]) -> str:
             for other in ("sft", "ppo")
         ]
         lines.append(f"| {method} | {sum(images) / len(images):,.0f} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    names = [f"{method}{seed}" for method in options.methods for seed in options.seeds]
+    reasons = {name: (options.out / name / FINISHED).read_text("utf-8") for name in names}
+    notes = [f"{name} ended early: {why}" for name, why in reasons.items() if why]
+    return "\n".join([*lines, *(["", *notes] if notes else [])])
 
 
 def difference(found: dict[str, Any], row: str, minus: str, domain: str, metric: str) -> str:
@@ -210,18 +233,29 @@ def difference(found: dict[str, Any], row: str, minus: str, domain: str, metric:
     return ""
 
 
+def above_0(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def seeds_of(text: str) -> list[int]:
+    """Different ones of numbers with commas between them."""
+    return list(dict.fromkeys(int(seed) for seed in text.split(",")))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--num-images", type=int, default=4096)
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--num-images", type=above_0, default=4096)
+    parser.add_argument("--seeds", type=seeds_of, default="0,1,2")
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--num-inputs", type=int, default=200)
-    parser.add_argument("--judged-images", type=int, default=2)
+    parser.add_argument("--num-inputs", type=above_0, default=200)
+    parser.add_argument("--judged-images", type=above_0, default=2)
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda")
     options = parser.parse_args()
-    options.seeds = [int(seed) for seed in options.seeds.split(",")]
-    options.methods = options.methods.split(",")
+    options.methods = list(dict.fromkeys(options.methods.split(",")))
     if unknown := set(options.methods) - set(METHODS):
         parser.error(f"--methods: expected some of {', '.join(METHODS)}, got {sorted(unknown)}")
     return run("algorithms", lambda: compare(options), extra="train")

@@ -267,6 +267,19 @@ class RunFolder:
             raise SettingsError("resume", f"{path} is broken: it holds no state of a run")
         return state
 
+    def restore(self, wanted_format: int, put: Callable[[dict[str, Any]], None]) -> None:
+        """Let `put` take what it needs of the resumable state, where there is one. SettingsError
+        ("resume", ...) for a state of another format, model or optimizer."""
+        state = self.load_state()
+        if state is None:
+            return
+        if state.get("format") != wanted_format:
+            raise SettingsError("resume", "the saved state is of another version of promptadapt")
+        try:
+            put(state)
+        except FOREIGN_STATE as error:
+            raise self.foreign_state(error) from None
+
     def foreign_state(self, error: Exception) -> SettingsError:
         """What to raise for one of FOREIGN_STATE."""
         if isinstance(error, SettingsError):

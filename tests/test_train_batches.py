@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from promptadapt_core.settings import SettingsError
 from promptadapt_core.train.batches import (
     POOL_BATCHES,
+    EpochSteps,
     Pair,
     TokenPair,
+    by_length,
     collate,
     epoch_order,
     read_pairs,
@@ -20,6 +22,7 @@ from promptadapt_core.train.batches import (
     to_sequence,
     to_sequences,
 )
+from promptadapt_core.train.losses import arithmetic
 
 
 class Letters:
@@ -150,3 +153,28 @@ def test_tokens_that_repeat_the_input_or_its_main_content_weigh_less() -> None:
         *(0.25, 0.25, 1, 1, 1),
         *(1, 1, 1, 1, 1),
     ]
+
+
+def test_steps_follow_the_epochs() -> None:
+    """Seven sequences in batches of three: three steps an epoch, asked for in any order."""
+    lengths = [3, 9, 4, 1, 5, 9, 2]
+    steps = EpochSteps(lengths, 3, seed=5)
+    assert steps.per_epoch == 3
+    assert [steps.number(epochs) for epochs in (0.01, 1.0, 2.5)] == [1, 3, 8]
+    expected = [rows for epoch in (0, 1) for rows in epoch_order(lengths, 3, 5, epoch)]
+    assert [steps.rows(step) for step in (4, 0, 5, 1, 3, 2)] == [
+        expected[step] for step in (4, 0, 5, 1, 3, 2)
+    ]
+
+
+def test_the_shortest_come_first() -> None:
+    """Of equal lengths the first."""
+    assert list(by_length([3, 1, 2, 1, 9], 2)) == [[1, 3], [2, 0], [4]]
+    assert list(by_length([], 2)) == []
+
+
+def test_precision_is_that_of_the_forward_pass() -> None:
+    device, ones = torch.device("cpu"), torch.ones(2, 2)
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        with arithmetic(name, device):
+            assert (ones @ ones).dtype == dtype

@@ -1,14 +1,9 @@
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import inspect
 import json
 import math
-import os
-import random
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,56 +12,33 @@ from typing import Any
 
 import pytest
 import torch
+from training_runs import (
+    Heard,
+    LetterReward,
+    StopAfter,
+    num_lines,
+    rows_of,
+    saved,
+    short_policy,
+    train_though_killed,
+)
 
-from promptadapt_core import objectives, runs
+from promptadapt_core import objectives, prompts, runs
+from promptadapt_core.adapter import PromptAdapter
 from promptadapt_core.policy import Policy
-from promptadapt_core.settings import SettingsError
+from promptadapt_core.settings import AdaptSettings, SettingsError
 from promptadapt_core.train import dpo, dpo_learning, dpo_optimizer, dpo_pairs, votes
 from promptadapt_core.train.dpo_metrics import DPO_METRICS, DPO_ROUND_METRICS
 from promptadapt_core.train.dpo_settings import DpoSettings
 from promptadapt_core.train.mining_metrics import MINING_METRICS
 
 SUBJECTS = ("a cat", "an old house", "two boats", "the sea", "a dog", "a red fox")
-NUM_KILLS = int(os.environ.get("PROMPTADAPT_TEST_KILLS", "2"))  # each costs a start of Python
 TINY: dict[str, Any] = {
     "device": "cpu", "precision": "fp32", "num_rounds": 2, "round_inputs": 6, "group_size": 8,
     "mining_batch": 16, "measure_inputs": 2, "min_length_limit": 8, "max_length_limit": 12,
     "tensorboard": False, "lr": 1e-3, "batch_size": 4, "micro_batch_size": 3, "plain_margin": -9.0,
     "margin": 0.05, "length_gap": 6, "log_every": 1, "checkpoint_every": 1, "valid_share": 0.3,
 }  # fmt: skip
-
-
-class WordReward:
-    """+1 for one certain word, a little for the letters. The kill test runs this class in another
-    process."""
-
-    identity = "words"
-    metrics = {"reward/word_mean": "share of candidates that add the word"}
-
-    def __init__(self) -> None:
-        self.drawn: list[tuple[str, str, tuple[int, ...]]] = []
-
-    def seeds_of(self, user_input: str, visit: int = 0) -> list[int]:
-        return [len(user_input)]
-
-    def reward(
-        self, user_inputs: Any, adapted_prompts: Any, seeds: Any, should_stop: Any = None,
-        keep_pictures: bool = False,
-    ) -> Any:  # fmt: skip
-        rows = list(zip(user_inputs, adapted_prompts, map(tuple, seeds), strict=True))
-        self.drawn += rows
-        added = [adapted[len(user) :] for user, adapted, _ in rows]
-        batch: Any = type("Batch", (), {})()
-        batch.terms = {
-            "word": torch.tensor([float("watercolor" in text) for text in added]),
-            "letters": torch.tensor([0.1 * text.count("o") for text in added]),
-        }
-        batch.rewards = batch.terms["word"] + batch.terms["letters"]
-        batch.ok = torch.ones(len(rows), dtype=torch.bool)
-        return batch
-
-    def describe(self, batch: Any) -> dict[str, float]:
-        return {}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +53,7 @@ def tiny(inputs: Path, out: Path, **changes: Any) -> DpoSettings:
 
 
 def train(settings: DpoSettings, **options: Any) -> Any:
-    return dpo.train_dpo(settings, **{"reward": WordReward(), **options})
+    return dpo.train_dpo(settings, **{"reward": LetterReward(), **options})
 
 
 def rows() -> list[dict[str, Any]]:
@@ -110,35 +82,6 @@ def learning(inputs: Path, out: Path, reference: Policy | None = None, **changes
     )  # fmt: skip
 
 
-def saved(folder: Path) -> dict[str, bytes]:
-    """The files whose bytes equal runs must share."""
-    files = [path for kind in ("*.safetensors", "candidates.jsonl", "pairs.jsonl")
-             for path in folder.rglob(kind)]  # fmt: skip
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-def rows_of(folder: Path) -> list[dict[str, float]]:
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in found]
-
-
-class Heard(runs.Silent):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
-class StopAfter:
-    def __init__(self, number: int):
-        self.left = number
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
-
-
 def test_it_learns_to_write_what_is_paid_for(inputs: Path, tmp_path: Path) -> None:
     settings = tiny(
         inputs, tmp_path / "run", num_rounds=3, round_inputs=24, measure_inputs=24, num_epochs=4.0,
@@ -159,7 +102,7 @@ def test_a_run_leaves_what_it_should(inputs: Path, tmp_path: Path) -> None:
     result = train(tiny(inputs, out), report=report)
     found = rows_of(out)
     assert [row["step"] for row in found] == [1, 2, 3]
-    table = {**MINING_METRICS, **WordReward.metrics, **DPO_ROUND_METRICS}
+    table = {**MINING_METRICS, **LetterReward.metrics, **DPO_ROUND_METRICS}
     assert {*found[0]} == {"step", *(name for name in table if not name.startswith("time/"))}
     learned = rows_of(out / "rounds" / "001" / "learning")
     assert {*learned[0]} == {"step", *(n for n in DPO_METRICS if not n.startswith("time/"))}
@@ -303,6 +246,18 @@ def test_the_pairs_of_a_user_input_either_train_or_validate(inputs: Path, tmp_pa
     assert len(dpo_pairs.to_tokens(everything, policy, 100, 0.5, report)[0]) == len(everything)
 
 
+def test_texts_longer_than_the_policy_reads_are_left_out(inputs: Path, tmp_path: Path) -> None:
+    folder = short_policy(inputs, tmp_path / "policy")
+    long = {name: f"a cat, {name} " + "8k " * 40 for name in ("chosen", "rejected")}
+    report = Heard()
+    settings = tiny(
+        inputs, tmp_path / "run", policy=str(folder), num_epochs=1.0,
+        votes=vote_file(tmp_path, [*rows(), {"user_input": "a cat", **long}]),
+    )  # fmt: skip
+    assert train(settings, reward=None, report=report).status == "done"
+    assert "round 1: left out 1 pairs longer than 48 tokens" in report.said
+
+
 # The reference
 
 
@@ -338,7 +293,7 @@ def test_a_reference_with_another_tokenizer_is_refused(inputs: Path, tmp_path: P
     for chosen in ({}, {"votes": vote_file(tmp_path, rows())}):
         settings = tiny(inputs, tmp_path / "run", reference=str(other), **chosen)
         with pytest.raises(SettingsError, match="reference: .* has another tokenizer than"):
-            train(settings, reward=None if chosen else WordReward())
+            train(settings, reward=None if chosen else LetterReward())
         assert not (tmp_path / "run").exists()
     with pytest.raises(SettingsError, match="reference: "):
         train(tiny(inputs, tmp_path / "run", reference=str(tmp_path / "none")))
@@ -386,6 +341,34 @@ def test_votes_on_texts_with_syntax_are_read_as_the_policy_writes(
         train(tiny(inputs, tmp_path / "other", votes=alone), reward=None)
 
 
+def test_votes_on_what_the_adapter_writes_are_all_read(inputs: Path) -> None:
+    """With the syntax, the full stop and the request that people type around what they want."""
+    adapter, asked = adapter_of(inputs)
+    for typed in ("a (cat:1.2), hat", "draw me a cat.", "[a cat]", "a cat <lora:x:1>, asleep"):
+        work, _ = adapter.prepare(prompts.parse(typed, asked.keep), asked)
+        assert work is not None
+        first, second = (work.parsed.append(style) for style in ("oil painting", "8k"))
+        report = Heard()
+        (row,) = votes.vote_rows([votes.Vote(typed, first, second)], adapter, asked, report)
+        assert row["chosen"] == f"{row['user_input']}, oil painting"
+        assert row["rejected"] == f"{row['user_input']}, 8k"
+        assert report.said == []
+
+
+def test_votes_that_contradict_each_other_are_counted(inputs: Path) -> None:
+    adapter, asked = adapter_of(inputs)
+    report, found = Heard(), [votes.Vote("a cat", "a cat, 8k", "a cat, oil painting")] * 3
+    found += [votes.Vote("a cat", "a cat, oil painting", "a cat, 8k")]
+    found += [votes.Vote("a dog", "a dog, oil painting", "a dog, 8k")]
+    assert len(votes.vote_rows(found, adapter, asked, report)) == 5
+    assert report.said == ["1 pairs of texts got votes both ways; all of them count"]
+
+
+def adapter_of(inputs: Path) -> tuple[PromptAdapter, AdaptSettings]:
+    adapter = PromptAdapter(Policy.load(inputs / "policy"))
+    return adapter, adapter.settings(mode="sample", gate=False, min_modifiers=0)
+
+
 GOOD = b'{"user_input": "a", "chosen": "a, b", "rejected": "a, c"}\n'
 
 
@@ -396,6 +379,7 @@ GOOD = b'{"user_input": "a", "chosen": "a, b", "rejected": "a, c"}\n'
         (b"\n \n", "holds no votes"),
         (b"\xff\xfe\xff", "not UTF-8"),
         (GOOD + b'{"user_input": "a", "chos', "line 2 of .* is not JSON"),
+        (b'user_input,chosen,rejected\na,"a, b","a, c"\n', "line 1 .* expected one object a line"),
         (GOOD + b"\n" + b'["a", "b", "c"]\n', "line 3 .* needs the texts user_input, chosen"),
         (GOOD + b'{"user_input": "a", "chosen": "a, b"}\n', "line 2 .* needs the texts"),
         (GOOD + b'{"user_input": "a", "chosen": 3, "rejected": "a"}\n', "line 2 .* needs the"),
@@ -471,53 +455,17 @@ def test_learning_goes_on_from_any_state(inputs: Path, tmp_path: Path) -> None:
     assert rows_of(out) == rows_of(whole)
 
 
-def num_lines(folder: Path) -> int:
-    """Lines of all candidates and metrics: how far a run is."""
-    rounds = [folder / "rounds" / f"{number:03d}" for number in (1, 2, 3)]
-    files = [folder / "metrics.jsonl"]
-    files += [place / name for place in rounds
-              for name in ("candidates.jsonl", "learning/metrics.jsonl")]  # fmt: skip
-    number = 0
-    for path in files:
-        with contextlib.suppress(OSError):  # not there yet, or just being replaced
-            number += path.read_bytes().count(b"\n")
-    return number
-
-
 def test_a_process_killed_again_and_again_ends_equal(inputs: Path, tmp_path: Path) -> None:
-    """At moments drawn at random; on Windows `kill` is TerminateProcess, as sudden as SIGKILL."""
     whole, out = tmp_path / "whole" / "run", tmp_path / "parts" / "run"
     train(tiny(inputs, whole))
+    work = (
+        "from promptadapt_core.train.dpo import train_dpo\n"
+        "from promptadapt_core.train.dpo_settings import DpoSettings\n"
+        "train_dpo(DpoSettings(**settings), reward=training_runs.LetterReward())"
+    )
     chosen = {**TINY, "policy": str(inputs / "policy"), "out": str(out),
               "user_inputs": str(inputs / "inputs.txt")}  # fmt: skip
-    script = tmp_path / "script.py"
-    script.write_text(
-        "from __future__ import annotations\nfrom pathlib import Path\n"
-        "from typing import Any\nimport torch\n"
-        "from promptadapt_core.train import dpo\n"
-        "from promptadapt_core.train.dpo_settings import DpoSettings\n\n\n"
-        f"{inspect.getsource(WordReward)}\n\nchosen = {chosen!r}\n"
-        "resume = Path(chosen['out']).is_dir()\nprint('ready', flush=True)\n"
-        "dpo.train_dpo(DpoSettings(**chosen, resume=resume), reward=WordReward())\n",
-        encoding="utf-8",
-    )
-    root, threads = str(Path(__file__).parents[1]), str(torch.get_num_threads())
-    options: dict[str, Any] = {
-        "env": {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": root}, "text": True,
-        "stdout": subprocess.PIPE,
-    }  # fmt: skip
-    moments = random.Random(2)
-    for _ in range(NUM_KILLS):
-        with subprocess.Popen([sys.executable, str(script)], **options) as process:
-            assert process.stdout is not None
-            process.stdout.readline()  # libraries are loaded, the run begins
-            wanted = num_lines(out) + moments.randint(0, 16)
-            while process.poll() is None and num_lines(out) < wanted:
-                time.sleep(0.002)
-            time.sleep(moments.uniform(0.0, 0.3))
-            process.kill()
-    final = subprocess.run([sys.executable, str(script)], check=False, timeout=600, **options)
-    assert final.returncode == 0
+    train_though_killed(work, chosen, lambda: num_lines(out), 16, seed=2)
     assert saved(whole) == saved(out)
     assert rows_of(whole) == rows_of(out)
 
@@ -589,6 +537,25 @@ def test_8_bits_need_bitsandbytes(
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as if it were not installed
     with pytest.raises(SettingsError, match="optimizer: adamw8bit needs bitsandbytes: pip install"):
         learning(inputs, tmp_path / "run", optimizer="adamw8bit")
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing", "told"),
+    [
+        ({"optimizer": "adamw8bit"}, "bitsandbytes", "optimizer: adamw8bit needs bitsandbytes"),
+        ({"lora_rank": 2}, "peft", "lora_rank: LoRA needs peft"),
+    ],
+)
+def test_what_learning_lacks_is_told_before_anything_is_rendered(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any], missing: str, told: str,
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, missing, None)  # as if it were not installed
+    reward = LetterReward()
+    with pytest.raises(SettingsError, match=told):
+        train(tiny(inputs, tmp_path / "run", **changes), reward=reward)
+    assert reward.calls == 0
+    assert not (tmp_path / "run").exists()
 
 
 def test_8_bits_learn_or_are_refused(inputs: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from training_runs import StopAfter, WordReward
 
 from promptadapt_core import prompts, runs
 from promptadapt_core.adapter import PromptAdapter
@@ -29,40 +30,16 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 
 
-class WordReward:
-    """+1 for one certain word, -0.1 for every word that was added. Counts what it draws."""
-
-    identity = "words"
-    metrics = {"reward/word_mean": "share of candidates that add the word"}
-    failing = ""
-
-    def __init__(self) -> None:
-        self.drawn: list[tuple[str, str, tuple[int, ...]]] = []
-        self.calls = 0
+class SeenReward(WordReward):
+    """Two pictures of each candidate, which can be looked at."""
 
     def seeds_of(self, user_input: str, visit: int = 0) -> list[int]:
         return [len(user_input), 100]  # the same at every visit
 
-    def reward(
-        self, user_inputs: Any, adapted_prompts: Any, seeds: Any, should_stop: Any = None,
-        keep_pictures: bool = False,
-    ) -> Any:  # fmt: skip
-        rows = list(zip(user_inputs, adapted_prompts, map(tuple, seeds), strict=True))
-        self.calls += 1
-        self.drawn += rows
-        added = [adapted[len(user) :] for user, adapted, _ in rows]
-        terms = {
-            "word": torch.tensor([float("watercolor" in text) for text in added]),
-            "length": torch.tensor([-0.1 * len(text.split()) for text in added]),
-        }
-        batch: Any = type("Batch", (), {})()
-        batch.terms, batch.rewards = terms, terms["word"] + terms["length"]
-        batch.ok = torch.tensor([user != self.failing for user in user_inputs])
-        batch.pictures = [np.full((2, 4, 4, 3), 9, np.uint8) for _ in rows]
+    def reward(self, user_inputs: Any, *arguments: Any, **options: Any) -> Any:
+        batch = super().reward(user_inputs, *arguments, **options)
+        batch.pictures = [np.full((2, 4, 4, 3), 9, np.uint8) for _ in user_inputs]
         return batch
-
-    def describe(self, batch: Any) -> dict[str, float]:
-        return {}
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +67,6 @@ def never() -> bool:
     return False
 
 
-class StopAfter:
-    def __init__(self, number: int):
-        self.left = number
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
-
-
 def dig(
     mine: mining.Mine, adapter: PromptAdapter, path: Path, first: int = 0, stop: Any = never,
     most_images: int = 0,
@@ -108,7 +76,7 @@ def dig(
 
 def test_a_round_can_be_looked_at(inputs: Path, adapter: PromptAdapter, tmp_path: Path) -> None:
     path = tmp_path / "round" / "candidates.jsonl"
-    batches = dig(mine_of(tiny(inputs, tmp_path / "run"), WordReward()), adapter, path)
+    batches = dig(mine_of(tiny(inputs, tmp_path / "run"), SeenReward()), adapter, path)
     assert [len(batch.groups) for batch in batches] == [2, 2, 2]
     assert sorted(g.user_input for b in batches for g in b.groups) == sorted(SUBJECTS)
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
@@ -132,7 +100,7 @@ def test_a_round_can_be_looked_at(inputs: Path, adapter: PromptAdapter, tmp_path
 def test_the_same_text_and_seeds_are_rendered_once_in_a_run(
     inputs: Path, adapter: PromptAdapter, tmp_path: Path
 ) -> None:
-    reward = WordReward()
+    reward = SeenReward()
     mine = mine_of(tiny(inputs, tmp_path / "run", round_inputs=18), reward)
     first = dig(mine, adapter, tmp_path / "1.jsonl")
     second = dig(mine, adapter, tmp_path / "2.jsonl", first=9)
@@ -160,14 +128,14 @@ def test_mining_that_is_broken_off_goes_on_the_same(
     """Whole batches are neither sampled nor rendered again."""
     whole, path = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
     settings = tiny(inputs, tmp_path / "run", round_inputs=12)
-    expected = dig(mine_of(settings, WordReward()), adapter, whole)
+    expected = dig(mine_of(settings, SeenReward()), adapter, whole)
     again = dataclasses.replace(settings, resume=True)
     with pytest.raises(Stopped):
-        dig(mine_of(again, WordReward()), adapter, path, stop=StopAfter(asked))
+        dig(mine_of(again, SeenReward()), adapter, path, stop=StopAfter(asked))
     kept = path.read_bytes() if path.exists() else b""
     with open(path, "ab") as file:
         file.write(b'{"user_input": "a cat", "policy_text": "a cat", "seeds": [1], "pl')
-    reward, mine = WordReward(), None
+    reward, mine = SeenReward(), None
     mine = mine_of(again, reward)
     assert dig(mine, adapter, path) == expected
     assert path.read_bytes() == whole.read_bytes()
@@ -186,7 +154,7 @@ def test_a_line_that_makes_no_sense_ends_what_is_read(
     inputs: Path, adapter: PromptAdapter, tmp_path: Path
 ) -> None:
     path = tmp_path / "candidates.jsonl"
-    batches = dig(mine_of(tiny(inputs, tmp_path / "run"), WordReward()), adapter, path)
+    batches = dig(mine_of(tiny(inputs, tmp_path / "run"), SeenReward()), adapter, path)
     lines = path.read_text("utf-8").splitlines(keepends=True)
     for broken in ("{", "[]\n", '{"user_input": 1}\n', "\xff\xfe", '{"batch": 1}\n'):
         path.write_text("".join([*lines[:3], broken, *lines[3:]]), "utf-8")
@@ -199,7 +167,7 @@ def test_a_disk_that_fills_leaves_whole_batches(
 ) -> None:
     whole, path = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
     settings = tiny(inputs, tmp_path / "run")
-    expected = dig(mine_of(settings, WordReward()), adapter, whole)
+    expected = dig(mine_of(settings, SeenReward()), adapter, whole)
     real, calls = os.fsync, []
 
     def fills(file: int) -> None:
@@ -208,12 +176,12 @@ def test_a_disk_that_fills_leaves_whole_batches(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(file)
 
-    mine = mine_of(dataclasses.replace(settings, resume=True), WordReward())
+    mine = mine_of(dataclasses.replace(settings, resume=True), SeenReward())
     with monkeypatch.context() as patched:
         patched.setattr(mined.os, "fsync", fills)
         with pytest.raises(SettingsError, match="out: .*parts.jsonl cannot be used .No space left"):
             dig(mine, adapter, path)
-    again = mine_of(dataclasses.replace(settings, resume=True), WordReward())
+    again = mine_of(dataclasses.replace(settings, resume=True), SeenReward())
     assert dig(again, adapter, path) == expected
     assert path.read_bytes() == whole.read_bytes()
 
@@ -224,7 +192,7 @@ def test_images_are_limited_and_counted(
     """Two seeds and four candidates: a user input may cost 8."""
     for limit in (8, 25, 40):
         settings = tiny(inputs, tmp_path / str(limit), round_inputs=1000, max_images=limit)
-        mine = mine_of(settings, reward := WordReward())
+        mine = mine_of(settings, reward := SeenReward())
         dig(mine, adapter, tmp_path / f"{limit}.jsonl", most_images=limit)
         drawn = [row for row in reward.drawn if row[0] != row[1]]
         assert limit - 8 < 2 * len(drawn) == mine.num_images <= limit
@@ -244,7 +212,7 @@ def test_each_round_has_its_share_of_the_images() -> None:
 def test_a_candidate_that_failed_has_no_worth(
     inputs: Path, adapter: PromptAdapter, tmp_path: Path
 ) -> None:
-    reward = WordReward()
+    reward = SeenReward()
     reward.failing = "the sea"
     batches = dig(mine_of(tiny(inputs, tmp_path / "run"), reward), adapter, tmp_path / "c.jsonl")
     groups = mined.groups_of(batches)
@@ -274,12 +242,13 @@ class Onlooker:
 
 
 def test_a_judge_looks_on(inputs: Path, adapter: PromptAdapter, tmp_path: Path) -> None:
-    mine = mine_of(tiny(inputs, tmp_path / "run"), WordReward(), Onlooker())
+    mine = mine_of(tiny(inputs, tmp_path / "run"), SeenReward(), Onlooker())
     batches = dig(mine, adapter, tmp_path / "c.jsonl")
     groups = mined.groups_of(batches)
-    row = mining_metrics.mining_metrics(batches, groups, {})
+    row = mining_metrics.mining_metrics(batches, groups, Onlooker.metrics)
     assert row["judge/brightness"] == 9.0
     assert "reward/word_mean" not in row  # not in the tables that were given
+    assert "judge/brightness" not in mining_metrics.mining_metrics(batches, groups, {})
 
 
 def test_metrics_by_hand() -> None:
@@ -306,6 +275,14 @@ def test_syntax_is_not_learned(adapter: PromptAdapter) -> None:
     assert mining.learned_texts(work, adapted, True) == ("a cat", "a cat, oil painting, 8k")
     assert mining.learned_texts(work, typed, True) == ("a cat", "a cat")
     assert mining.learned_texts(work, "a fine cat, 8k", False) == ("a cat", "a fine cat, 8k")
+
+
+@pytest.mark.parametrize("text", ["draw me a cat., 8k", "a cat, 8k", "a cat. 8k", "8k, a cat"])
+def test_what_was_asked_for_is_no_addition(adapter: PromptAdapter, text: str) -> None:
+    asked = adapter.settings(mode="sample", gate=False, min_modifiers=0)
+    work, _ = adapter.prepare(prompts.parse("draw me a cat.", ()), asked)
+    assert work is not None
+    assert mining.learned_texts(work, text, True) == ("a cat", "a cat, 8k")
 
 
 def test_what_is_put_in_the_middle_is_learned_as_an_addition(adapter: PromptAdapter) -> None:
@@ -395,7 +372,7 @@ def test_what_left_nothing_is_named(changes: dict[str, Any], name: str, told: st
         ([group("a", {"a x": 1.5, "a y z w": 3.0})], {}, "length_gap", "of 1 pairs all differ by"),
         (
             [group("a", {"a x": 1.5, "a y z": 3.0})], {}, "length_gap",
-            "in all the chosen text is longer",
+            "length is all they differ in",
         ),
     ],
 )  # fmt: skip
@@ -458,6 +435,39 @@ def test_a_reward_of_length_alone_teaches_no_length(sign: float) -> None:
     assert all(
         num_words(p.chosen.target) - num_words(p.rejected.target) == p.length_gap for p in pairs
     )
+
+
+def unequal(gaps: Sequence[int]) -> list[choosing.ChosenPair]:
+    """Pairs of such gaps in length, the first with the smallest margin."""
+    one = group("a", {"a x": 3.0}).candidates[0]
+    return [
+        choosing.ChosenPair(group("a", {}), one, one, float(place), gap)
+        for place, gap in enumerate(gaps)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gaps", "left"),
+    [
+        ([1, 1, 1, 0], [0]),  # of [1, 0] one side is longer by half a token
+        ([9, 2, -1, -1], [2, -1, -1]),
+        ([8, 3, 3, -2, -2, -2], [3, 3, -2, -2, -2]),
+        ([-8, -3, 4, 4, -1], [-8, 4, 4, -1]),  # not the largest, which would turn the mean round
+        ([3, -1, -1], []),  # with any of them one side is longer
+        ([0, 5, 0, 0, 0, 0, -5, 0], [0, 5, 0, 0, 0, 0, -5, 0]),
+    ],
+)
+def test_neither_side_stays_longer(gaps: list[int], left: list[int]) -> None:
+    assert [pair.length_gap for pair in choosing._balanced(unequal(gaps))] == left
+
+
+def test_of_any_pairs_neither_side_stays_longer() -> None:
+    draws = random.Random(3)
+    for _ in range(300):
+        most, shift = draws.choice([1, 4, 60]), draws.randint(-3, 3)
+        gaps = [draws.randint(-most, most) + shift for _ in range(draws.randint(1, 30))]
+        left = [pair.length_gap for pair in choosing._balanced(unequal(gaps))]
+        assert abs(sum(left)) <= 0.25 * len(left)
 
 
 def test_floors_are_read_and_checked() -> None:

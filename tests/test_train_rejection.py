@@ -1,22 +1,26 @@
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import inspect
 import json
-import os
-import random
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from training_runs import (
+    Heard,
+    StopAfter,
+    WordReward,
+    num_lines,
+    rows_of,
+    saved,
+    short_policy,
+    train_though_killed,
+)
 
-from promptadapt_core import runs
 from promptadapt_core.manifest import Manifest
 from promptadapt_core.policy import Policy
 from promptadapt_core.settings import SettingsError
@@ -26,48 +30,11 @@ from promptadapt_core.train.mining_metrics import MINING_METRICS
 from promptadapt_core.train.rejection_settings import RejectionSettings
 
 SUBJECTS = ("a cat", "an old house", "two boats", "the sea", "a dog", "a red fox")
-NUM_KILLS = int(os.environ.get("PROMPTADAPT_TEST_KILLS", "2"))  # each costs a start of Python
 TINY: dict[str, Any] = {
     "device": "cpu", "precision": "fp32", "num_rounds": 2, "round_inputs": 6, "group_size": 4,
     "mining_batch": 8, "measure_inputs": 2, "min_length_limit": 6, "max_length_limit": 12,
     "tensorboard": False, "lr": 2e-3, "batch_size": 4, "plain_margin": -9.0,
 }  # fmt: skip
-
-
-class WordReward:
-    """+1 for one certain word, -0.1 for every word that was added. The kill test runs this class
-    in another process."""
-
-    identity = "words"
-    metrics = {
-        "reward/word_mean": "share of candidates that add the word",
-        "reward/length_mean": "minus a tenth of the words that were added, mean",
-    }
-
-    def __init__(self) -> None:
-        self.drawn: list[tuple[str, str, tuple[int, ...]]] = []
-
-    def seeds_of(self, user_input: str, visit: int = 0) -> list[int]:
-        return [len(user_input)]
-
-    def reward(
-        self, user_inputs: Any, adapted_prompts: Any, seeds: Any, should_stop: Any = None,
-        keep_pictures: bool = False,
-    ) -> Any:  # fmt: skip
-        rows = list(zip(user_inputs, adapted_prompts, map(tuple, seeds), strict=True))
-        self.drawn += rows
-        added = [adapted[len(user) :] for user, adapted, _ in rows]
-        batch: Any = type("Batch", (), {})()
-        batch.terms = {
-            "word": torch.tensor([float("watercolor" in text) for text in added]),
-            "length": torch.tensor([-0.1 * len(text.split()) for text in added]),
-        }
-        batch.rewards = batch.terms["word"] + batch.terms["length"]
-        batch.ok = torch.ones(len(rows), dtype=torch.bool)
-        return batch
-
-    def describe(self, batch: Any) -> dict[str, float]:
-        return {}
 
 
 @pytest.fixture(scope="module")
@@ -83,35 +50,6 @@ def tiny(inputs: Path, out: Path, **changes: Any) -> RejectionSettings:
 
 def train(settings: RejectionSettings, **options: Any) -> Any:
     return rejection.train_rejection(settings, **{"reward": WordReward(), **options})
-
-
-def saved(folder: Path) -> dict[str, bytes]:
-    """The files whose bytes equal runs must share."""
-    files = [path for kind in ("*.safetensors", "candidates.jsonl", "pairs.jsonl")
-             for path in folder.rglob(kind)]  # fmt: skip
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-def rows_of(folder: Path) -> list[dict[str, float]]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
-
-
-class Heard(runs.Silent):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
-class StopAfter:
-    def __init__(self, number: int):
-        self.left = number
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
 
 
 def test_it_learns_to_write_what_is_paid_for(inputs: Path, tmp_path: Path) -> None:
@@ -220,56 +158,91 @@ def test_a_run_that_is_stopped_anywhere_ends_equal(
     assert reward.drawn == []
 
 
-def num_lines(folder: Path) -> int:
-    """Lines of all candidates and metrics: how far a run is."""
-    rounds = [folder / "rounds" / f"{number:03d}" for number in (1, 2, 3)]
-    files = [folder / "metrics.jsonl"]
-    files += [place / name for place in rounds
-              for name in ("candidates.jsonl", "learning/metrics.jsonl")]  # fmt: skip
-    number = 0
-    for path in files:
-        with contextlib.suppress(OSError):  # not there yet, or just being replaced
-            number += path.read_bytes().count(b"\n")
-    return number
-
-
 def test_a_process_killed_again_and_again_ends_equal(inputs: Path, tmp_path: Path) -> None:
-    """At moments drawn at random; on Windows `kill` is TerminateProcess, as sudden as SIGKILL."""
     whole, out = tmp_path / "whole" / "run", tmp_path / "parts" / "run"
     train(tiny(inputs, whole))
+    work = (
+        "from promptadapt_core.train.rejection import train_rejection\n"
+        "from promptadapt_core.train.rejection_settings import RejectionSettings\n"
+        "train_rejection(RejectionSettings(**settings), reward=training_runs.WordReward())"
+    )
     chosen = {**TINY, "policy": str(inputs / "policy"), "out": str(out),
               "user_inputs": str(inputs / "inputs.txt")}  # fmt: skip
-    script = tmp_path / "script.py"
-    script.write_text(
-        "from __future__ import annotations\nfrom pathlib import Path\n"
-        "from typing import Any\nimport torch\n"
-        "from promptadapt_core.train import rejection\n"
-        "from promptadapt_core.train.rejection_settings import RejectionSettings\n\n\n"
-        f"{inspect.getsource(WordReward)}\n\nchosen = {chosen!r}\n"
-        "resume = Path(chosen['out']).is_dir()\nprint('ready', flush=True)\n"
-        "rejection.train_rejection(RejectionSettings(**chosen, resume=resume), "
-        "reward=WordReward())\n",
-        encoding="utf-8",
-    )
-    root, threads = str(Path(__file__).parents[1]), str(torch.get_num_threads())
-    options: dict[str, Any] = {
-        "env": {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": root}, "text": True,
-        "stdout": subprocess.PIPE,
-    }  # fmt: skip
-    moments = random.Random(1)
-    for _ in range(NUM_KILLS):
-        with subprocess.Popen([sys.executable, str(script)], **options) as process:
-            assert process.stdout is not None
-            process.stdout.readline()  # libraries are loaded, the run begins
-            wanted = num_lines(out) + moments.randint(0, 12)
-            while process.poll() is None and num_lines(out) < wanted:
-                time.sleep(0.002)
-            time.sleep(moments.uniform(0.0, 0.3))
-            process.kill()
-    final = subprocess.run([sys.executable, str(script)], check=False, timeout=600, **options)
-    assert final.returncode == 0
+    train_though_killed(work, chosen, lambda: num_lines(out), 12, seed=1)
     assert saved(whole) == saved(out)
     assert rows_of(whole) == rows_of(out)
+
+
+def test_a_policy_that_reads_little_learns_what_it_can_read(inputs: Path, tmp_path: Path) -> None:
+    """The default of max_length is more than the policy reads."""
+    folder = short_policy(inputs, tmp_path / "policy")
+    result = train(tiny(inputs, tmp_path / "run", policy=str(folder), num_rounds=1))
+    assert result.status == "done"
+
+
+@pytest.mark.parametrize(("start", "weight"), [("user_input", 0.0), ("free", 1.0)])
+def test_what_the_policy_itself_has_to_write_counts(
+    inputs: Path, tmp_path: Path, start: str, weight: float
+) -> None:
+    policy = Policy.load(inputs / "policy")
+    policy.manifest = dataclasses.replace(policy.manifest, start=start)
+    policy.save(tmp_path / "policy", torch.float32)
+    chosen: dict[str, Any] = {"max_length_limit": 24, "min_length_limit": 24, "num_rounds": 1}
+    settings = tiny(inputs, tmp_path / "run", policy=str(tmp_path / "policy"), **chosen)
+    assert train(settings).status == "done"
+    config = (tmp_path / "run" / "rounds" / "001" / "learning" / "config.json").read_text("utf-8")
+    assert json.loads(config)["settings"]["echo_weight"] == weight
+
+
+def test_a_judge_may_go_while_a_round_is_mined(inputs: Path, tmp_path: Path) -> None:
+    """What it said of the first batches is in candidates.jsonl."""
+
+    class Onlooker:
+        identity, metrics = "onlooker", {"judge/one": "1"}
+
+        def judge_each(self, user_inputs: Any, *_: Any) -> dict[str, Any]:
+            return {"judge/one": np.ones(len(user_inputs))}
+
+    out = tmp_path / "run"
+    assert train(tiny(inputs, out), judge=Onlooker(), should_stop=StopAfter(30)).status == "stopped"
+    assert "judge/one" in (out / "rounds" / "001" / "candidates.jsonl").read_text("utf-8")
+    assert train(tiny(inputs, out, resume=True)).status == "done"
+    assert not any("judge/one" in row for row in rows_of(out))
+
+
+def test_candidates_of_a_round_that_is_over_are_only_read(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(tiny(inputs, out))
+    again, path = tiny(inputs, out, resume=True), out / "rounds" / "001" / "candidates.jsonl"
+    whole, before = path.read_bytes(), path.stat().st_mtime_ns
+    assert train(again).status == "done"
+    assert path.stat().st_mtime_ns == before
+    for broken in (whole[:-20], whole + b"x", whole.replace(b'"worth"', b'"words"', 1), b""):
+        path.write_bytes(broken)
+        with pytest.raises(SettingsError, match="resume: .*candidates.jsonl cannot be used: it is"):
+            train(again)
+        assert path.read_bytes() == broken
+    path.unlink()
+    with pytest.raises(SettingsError, match="resume: .*candidates.jsonl cannot be used"):
+        train(again)
+
+
+def test_a_round_in_which_nothing_is_rewarded_is_made_anew(inputs: Path, tmp_path: Path) -> None:
+    """As after a scorer that was away."""
+
+    class Away(WordReward):
+        def reward(self, *arguments: Any, **options: Any) -> Any:
+            batch = super().reward(*arguments, **options)
+            if self.calls > 2:  # beside the probe's
+                batch.ok[:] = False
+            return batch
+
+    whole, out = tmp_path / "whole" / "run", tmp_path / "parts" / "run"
+    with pytest.raises(SettingsError, match="renderer: no candidate of round 1 has a reward"):
+        train(tiny(inputs, out), reward=Away())
+    assert train(tiny(inputs, out, resume=True)).status == "done"
+    train(tiny(inputs, whole))
+    assert saved(out) == saved(whole)
 
 
 def test_images_are_limited_over_all_rounds(inputs: Path, tmp_path: Path) -> None:
@@ -332,6 +305,17 @@ def test_a_policy_that_reads_another_template_is_refused(inputs: Path, tmp_path:
     policy.save(tmp_path / "policy", torch.float32)
     with pytest.raises(SettingsError, match="policy: supervised fine-tuning reads"):
         train(tiny(inputs, tmp_path / "run", policy=str(tmp_path / "policy")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_lora_that_cannot_be_had_is_told_before_anything_is_rendered(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)  # as if it were not installed
+    with pytest.raises(SettingsError, match="lora_rank: LoRA needs peft"):
+        train(tiny(inputs, tmp_path / "run", lora_rank=2), reward=(reward := WordReward()))
+    assert reward.calls == 0
+    assert not (tmp_path / "run").exists()
 
 
 def test_lora_is_merged_after_each_round(inputs: Path, tmp_path: Path) -> None:

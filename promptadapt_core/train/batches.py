@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -204,3 +204,31 @@ def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) 
 def steps_per_epoch(num_sequences: int, batch_size: int) -> int:
     """How many batches epoch_order gives."""
     return -(-num_sequences // batch_size)
+
+
+class EpochSteps:
+    """Which sequences make up the batch of each step of a run, epoch after epoch."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
+        """As in epoch_order."""
+        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self.per_epoch = steps_per_epoch(len(lengths), batch_size)
+        self._epoch, self._order = -1, [[0]]
+
+    def number(self, num_epochs: float) -> int:
+        """Steps of so many passes, at least one."""
+        return max(1, round(self.per_epoch * num_epochs))
+
+    def rows(self, step: int) -> list[int]:
+        """Of one step, from 0."""
+        epoch, index = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = epoch_order(self.lengths, self.batch_size, self.seed, epoch)
+        return self._order[index]
+
+
+def by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """All places, shortest first, in batches of `size`: for least padding."""
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    return (order[start : start + size] for start in range(0, len(order), size))

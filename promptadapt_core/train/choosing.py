@@ -119,7 +119,7 @@ def best_pairs(
         for pair in sorted(of_group, key=_widest_first)[:pairs_per_input]
     ]
     balanced = _balanced(chosen_pairs)
-    told = "in all the chosen text is longer, or in all the rejected: length is all they differ in"
+    told = "no choice leaves both sides about equally long on average: length is all they differ in"
     funnel.keep("length_gap", told, balanced)
     return balanced
 
@@ -212,20 +212,23 @@ def _widest_first(pair: ChosenPair) -> tuple[float, int, str, str]:
 
 
 def _balanced(pairs: list[ChosenPair]) -> list[ChosenPair]:
-    """Without those that make one side longer on average: the largest gap goes first, of equal ones
-    the least margin."""
-    total = sum(pair.length_gap for pair in pairs)
-    side = 1 if total > 0 else -1
-    places = sorted(
-        range(len(pairs)),
-        key=lambda place: (-side * pairs[place].length_gap, pairs[place].margin, place),
-    )
-    dropped: set[int] = set()
-    for place in places:
-        gap = side * pairs[place].length_gap
-        left = len(pairs) - len(dropped)
-        if side * total <= MOST_MEAN_GAP * left or gap <= 0:
-            break
-        dropped.add(place)
-        total -= side * gap
-    return [pair for place, pair in enumerate(pairs) if place not in dropped]
+    """Without those that make one side longer on average: the largest gap goes first that does not
+    make the other side longer, of equal ones the least margin. Where each would, the smallest
+    goes, and then some of the other side."""
+    gaps = {place: pair.length_gap for place, pair in enumerate(pairs)}
+    total = sum(gaps.values())
+    while abs(total) > MOST_MEAN_GAP * len(gaps):
+        side = 1 if total > 0 else -1
+        longer = sorted(
+            (place for place, gap in gaps.items() if side * gap > 0),
+            key=lambda place: (-side * gaps[place], pairs[place].margin, place),
+        )
+        before = len(gaps)
+        for place in longer:
+            if side * total <= MOST_MEAN_GAP * len(gaps):
+                break
+            if side * (total - gaps[place]) >= -MOST_MEAN_GAP * (len(gaps) - 1):
+                total -= gaps.pop(place)
+        if len(gaps) == before:
+            total -= gaps.pop(longer[-1])
+    return [pairs[place] for place in gaps]

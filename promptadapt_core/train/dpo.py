@@ -44,7 +44,7 @@ from ..policy import Policy
 from ..rollouts import RewardFunction
 from ..settings import SettingsError
 from .choosing import best_pairs
-from .dpo_learning import DpoLearning
+from .dpo_learning import DpoLearning, check_learning
 from .dpo_metrics import DPO_ROUND_METRICS
 from .dpo_pairs import check_same_tokens, read_rows
 from .dpo_settings import DpoSettings
@@ -74,9 +74,12 @@ def train_dpo(
         raise SettingsError("votes", "expected either votes or a reward to mine pairs with")
     if settings.votes:
         read_votes(settings.votes)  # before anything is written
-    if settings.reference and settings.policy:
-        reference = Policy.load(find_reference(settings.reference))
-        check_same_tokens(reference, Policy.load(resolve_policy(settings.policy)), [])
+    if settings.policy:
+        folder = resolve_policy(settings.policy)
+        check_learning(settings, folder)
+        if settings.reference:
+            reference = Policy.load(find_reference(settings.reference))
+            check_same_tokens(reference, Policy.load(folder), [])
     prepared = prepare(settings, "dpo", reward, judge, report)
     method = Dpo(settings, prepared, report)
     rounds = Rounds(prepared, method, reward, judge, report, settings.num_lessons)

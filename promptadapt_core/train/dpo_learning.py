@@ -7,7 +7,7 @@ cannot drift, and takes no memory.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,17 +17,20 @@ from typing import Any
 import torch
 
 from .. import objectives, runs
+from ..decoding import context_length
+from ..devices import pick_device
 from ..manifest import Manifest
 from ..policy import Policy
 from ..settings import SettingsError
-from .bases import Trainee, with_lora
-from .batches import epoch_order, steps_per_epoch
+from .bases import Trainee, with_seeded_lora
+from .batches import EpochSteps, by_length
 from .dpo_metrics import DPO_METRICS
-from .dpo_optimizer import lr_at, make_optimizer
+from .dpo_optimizer import eight_bit, lr_at, make_optimizer
 from .dpo_pairs import PairTokens, check_same_tokens, pair_batch, text_logprobs, to_tokens
-from .dpo_settings import DpoSettings
-from .losses import needs_whole_logits
+from .dpo_settings import ADAMW_8BIT, DpoSettings
+from .losses import arithmetic, needs_whole_logits
 from .preparing import choose_precision
+from .sft import write_row
 
 STATE_FORMAT = 1
 
@@ -50,10 +53,11 @@ class DpoLearning:
         start from, whose weights are changed. reference: None for the policy as it is.
         SettingsError for what does not fit, and for a saved state of another model."""
         self.settings, self.device, self.report = settings, device, report
-        self.precision = choose_precision(settings.precision, device)
-        self.train, self.valid = to_tokens(
-            rows, policy, settings.max_length, settings.valid_share, report
-        )
+        precision = choose_precision(settings.precision, device)
+        self._arithmetic = functools.partial(arithmetic, precision, device)
+        models = [one.model for one in (policy, reference) if one is not None]
+        longest = min(settings.max_length, *(context_length(m) or math.inf for m in models))
+        self.train, self.valid = to_tokens(rows, policy, int(longest), settings.valid_share, report)
         self.echo_weight = 0.0 if manifest.start == "user_input" else 1.0
         self.padding_id = policy.eos_id
         policy.manifest = manifest
@@ -68,19 +72,18 @@ class DpoLearning:
             self._logprobs_of(ref_model, pairs) for pairs in (self.train, self.valid)
         )
         del ref_model
-        self._make_trainable()
+        make_trainable(self.trainee, settings, device)
         self.optimizer = make_optimizer(self.trainee.trained().values(), settings, device)
-        self.lengths = [pair.length for pair in self.train]
-        self.steps_per_epoch = steps_per_epoch(len(self.train), settings.batch_size)
-        self.num_steps = max(1, round(self.steps_per_epoch * settings.num_epochs))
-        self.epoch, self.order = -1, [[0]]
+        lengths = [pair.length for pair in self.train]
+        self.epochs = EpochSteps(lengths, settings.batch_size, settings.seed)
+        self.num_steps = self.epochs.number(settings.num_epochs)
         self.sums: dict[str, float] = {}
         self.num_summed = 0
         self.run_folder = runs.RunFolder(str(out), resume=out.is_dir())
         self.progress: dict[str, Any] = {
             "step": 0, "seconds": 0.0, "best_loss": math.inf, "last": {}
         }  # fmt: skip
-        self._load_state()
+        self.run_folder.restore(STATE_FORMAT, self._take_state)
         self.run_folder.finish_replacing("best", "last")
         self.metrics = runs.Metrics(out / runs.METRICS_NAME, DPO_METRICS)
         self.metrics.keep_until(self.progress["step"])
@@ -107,22 +110,10 @@ class DpoLearning:
         """The folder of the weights that go on."""
         return "best" if self.valid else "last"
 
-    def _make_trainable(self) -> None:
-        settings, model = self.settings, self.model
-        if settings.lora_rank:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(settings.seed % 2**63)
-                self.trainee.lora = with_lora(model, settings.lora_rank)
-            model.to(self.device).eval()
-        else:
-            model.requires_grad_(True)
-        if settings.gradient_checkpointing:
-            _checkpoint_gradients(model)
-
     def _step(self) -> None:
         """One optimizer step on one batch, in as many passes as micro_batch_size asks for."""
         settings, step = self.settings, self.progress["step"]
-        rows, size = self._rows(step), settings.micro_batch_size
+        rows, size = self.epochs.rows(step), settings.micro_batch_size
         found = [
             self._gradients(rows[start : start + size], len(rows))
             for start in range(0, len(rows), size)
@@ -182,7 +173,7 @@ class DpoLearning:
         if saves or step % settings.log_every == 0:
             row = {name: value / self.num_summed for name, value in self.sums.items()}
             self.sums, self.num_summed = {}, 0
-            row["train/epoch"] = step / self.steps_per_epoch
+            row["train/epoch"] = step / self.epochs.per_epoch
             row["optim/lr"] = self.optimizer.param_groups[0]["lr"]
         if saves and self.valid:
             row |= self._validate()
@@ -190,7 +181,7 @@ class DpoLearning:
         if row:
             row["time/hours"] = progress["seconds"] / 3600
             progress["last"] = row
-            self._write(step, row)
+            write_row(self.metrics, step, row)
         if saves or stop:
             self._save_state()
 
@@ -222,10 +213,8 @@ class DpoLearning:
         if model is not self.model:
             whole_logits = needs_whole_logits(model, self._batch(pairs, [0]))
         found = torch.zeros(len(pairs), 2)
-        order = sorted(range(len(pairs)), key=lambda row: pairs[row].length)
-        size = self.settings.micro_batch_size
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
+        lengths = [pair.length for pair in pairs]
+        for rows in by_length(lengths, self.settings.micro_batch_size):
             with self._arithmetic():
                 logprobs, _ = text_logprobs(model, self._batch(pairs, rows), whole_logits)
             found[rows] = logprobs.float().cpu().reshape(2, -1).T
@@ -233,26 +222,6 @@ class DpoLearning:
 
     def _batch(self, pairs: list[PairTokens], rows: Sequence[int]) -> Any:
         return pair_batch(pairs, rows, self.padding_id, self.echo_weight).to(self.device)
-
-    def _rows(self, step: int) -> list[int]:
-        """The training pairs of a step."""
-        epoch, index = divmod(step, self.steps_per_epoch)
-        if epoch != self.epoch:
-            self.epoch = epoch
-            settings = self.settings
-            self.order = epoch_order(self.lengths, settings.batch_size, settings.seed, epoch)
-        return self.order[index]
-
-    def _arithmetic(self) -> contextlib.AbstractContextManager:
-        if self.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
-
-    def _write(self, step: int, row: dict[str, float]) -> None:
-        try:
-            self.metrics.write(step, row)
-        except OSError as error:
-            raise SettingsError("out", f"{self.metrics.path}: {error.strerror}") from None
 
     def _save(self, name: str) -> None:
         self.run_folder.save_folder(name, lambda folder: self.trainee.export(folder, torch.float32))
@@ -269,19 +238,33 @@ class DpoLearning:
             }
         )
 
-    def _load_state(self) -> None:
-        state = self.run_folder.load_state()
-        if state is None:
-            return
-        if state.get("format") != STATE_FORMAT:
-            raise SettingsError("resume", "the saved state is of another version of promptadapt")
-        try:
-            self.trainee.load_trained(state["weights"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.progress.update(state["progress"])
-            self.sums, self.num_summed = state["sums"]["sums"], state["sums"]["number"]
-        except runs.FOREIGN_STATE as error:
-            raise self.run_folder.foreign_state(error) from None
+    def _take_state(self, state: dict[str, Any]) -> None:
+        self.trainee.load_trained(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress.update(state["progress"])
+        self.sums, self.num_summed = state["sums"]["sums"], state["sums"]["number"]
+
+
+def check_learning(settings: DpoSettings, folder: Path) -> None:
+    """SettingsError for what learning needs and this machine or the policy in `folder` lacks:
+    found before pictures are rendered for it."""
+    if settings.optimizer == ADAMW_8BIT:
+        eight_bit(pick_device(settings.device))
+    if settings.lora_rank or settings.gradient_checkpointing:
+        policy = Policy.load(folder)
+        make_trainable(Trainee(policy, policy.model), settings, torch.device("cpu"))
+
+
+def make_trainable(trainee: Trainee, settings: DpoSettings, device: torch.device) -> None:
+    """Let all weights learn, or LoRA matrices put into the model."""
+    model = trainee.model
+    if settings.lora_rank:
+        trainee.lora = with_seeded_lora(model, settings.lora_rank, settings.seed)
+        model.to(device).eval()
+    else:
+        model.requires_grad_(True)
+    if settings.gradient_checkpointing:
+        _checkpoint_gradients(model)
 
 
 def _trainee(policy: Policy, device: torch.device) -> Trainee:

@@ -9,7 +9,7 @@ import torch
 
 from ..settings import SettingsError
 from .dpo_settings import ADAMW_8BIT, DpoSettings
-from .sft import fused_works
+from .sft import fused_works, parameter_groups
 
 FINAL_LR_SHARE = 0.1  # of lr at the end
 
@@ -19,22 +19,18 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW with weight decay on matrices; with its moments in 8 bits where that is asked for,
     SettingsError("optimizer", ...) where it cannot be had."""
-    parameters = list(parameters)
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    groups = parameter_groups(list(parameters), settings.weight_decay)
     options: dict[str, Any] = {
         "lr": settings.lr, "betas": (0.9, settings.adam_beta2), "eps": 1e-8,
     }  # fmt: skip
     if settings.optimizer != ADAMW_8BIT:
         return torch.optim.AdamW(groups, fused=fused_works(device), **options)
-    return _eight_bit(device)(groups, **options)
+    return eight_bit(device)(groups, **options)
 
 
-def _eight_bit(device: torch.device) -> type[torch.optim.Optimizer]:
-    """bitsandbytes' AdamW (Dettmers et al., arXiv 2110.02861), once it has made one step."""
+def eight_bit(device: torch.device) -> type[torch.optim.Optimizer]:
+    """bitsandbytes' AdamW (Dettmers et al., arXiv 2110.02861), once it has made one step;
+    SettingsError("optimizer", ...) where it cannot."""
     try:
         import bitsandbytes
 

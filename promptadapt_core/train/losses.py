@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from .batches import Batch, TokenPair
+
+
+def arithmetic(precision: str, device: torch.device) -> AbstractContextManager:
+    """What a forward pass is computed in. precision: "fp32" or "bf16"."""
+    if precision == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
 
 
 def completion_nll(model: Any, batch: Batch, whole_logits: bool = False) -> torch.Tensor:

@@ -78,9 +78,9 @@ class MinedFile:
         """SettingsError("out", ...) where the disk refuses."""
         self.path = path
         try:
-            lines, self.batches = _read(path)
-            if path.exists():
-                runs.write_text(path, "".join(lines))
+            whole, self.batches = _read(path)
+            if path.exists() and path.read_bytes() != whole:
+                runs.write_text(path, whole.decode("utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise _unwritable(path, error) from None
 
@@ -97,6 +97,19 @@ class MinedFile:
         except OSError as error:
             raise _unwritable(self.path, error) from None
         self.batches.append(batch)
+
+
+def finished_batches(path: Path) -> list[Batch]:
+    """Those of a round that is over, whose file is only read. SettingsError("resume", ...) where it
+    is not as the round left it: its pictures are counted and are not rendered again."""
+    try:
+        whole, batches = _read(path)
+        if batches and path.read_bytes() == whole:
+            return batches
+        reason = "it is not as its round left it"
+    except OSError as error:
+        reason = str(error.strerror)
+    raise SettingsError("resume", f"{path} cannot be used: {reason}")
 
 
 def groups_of(batches: Iterable[Batch]) -> list[Group]:
@@ -124,10 +137,10 @@ def _rows(batch: Batch) -> list[dict[str, Any]]:
     return [*groups, {"batch": end.pop("number"), **end}]
 
 
-def _read(path: Path) -> tuple[list[str], list[Batch]]:
+def _read(path: Path) -> tuple[bytes, list[Batch]]:
     """The lines of the whole batches, and these."""
     if not path.exists():
-        return [], []
+        return b"", []
     kept: list[str] = []
     batches: list[Batch] = []
     lines: list[str] = []
@@ -145,7 +158,7 @@ def _read(path: Path) -> tuple[list[str], list[Batch]]:
                 groups.append(_group(row))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             break
-    return kept, batches
+    return "".join(kept).encode("utf-8"), batches
 
 
 def _group(row: Mapping[str, Any]) -> Group:

@@ -27,7 +27,7 @@ from ..judging import Judge
 from ..policy import Policy
 from ..rollouts import RewardFunction, Rollout, sample_rollout
 from ..settings import AdaptSettings
-from ..syntax import plain_text
+from ..syntax import EDGE_CHARACTERS, plain_text
 from .mined import Batch, Group, MinedFile, Scored, Worth
 from .mining_settings import MiningSettings
 from .seeds import generator_of
@@ -45,15 +45,18 @@ def learned_texts(work: Work, adapted_prompt: str, continues: bool) -> tuple[str
     plain = plain_text(adapted_prompt)
     if not continues:
         return policy_text, plain
-    added = _added(plain_text(work.parsed.user_input), plain)
+    own = [plain_text(text.user_input) for text in (work.typed, work.parsed)]
+    added = _added(own, plain)
     return policy_text, f"{policy_text}, {added}" if added else policy_text
 
 
-def _added(plain: str, adapted: str) -> str:
-    """What an adapted prompt says beyond the user's own text, wherever it was put in."""
-    if adapted.startswith(plain):
-        return adapted[len(plain) :].strip(" ,")
-    said = {modifiers.normal(part) for part in modifiers.split_modifiers(plain)}
+def _added(own: Sequence[str], adapted: str) -> str:
+    """What an adapted prompt says beyond the user's own text, wherever it was put in. own: that
+    text as it was typed, and without the words that only ask for a picture."""
+    for plain in own:
+        if adapted.startswith(plain):
+            return adapted[len(plain) :].lstrip(EDGE_CHARACTERS).rstrip(" ,")
+    said = {modifiers.normal(part) for plain in own for part in modifiers.split_modifiers(plain)}
     parts = modifiers.split_modifiers(adapted)
     return ", ".join(part for part in parts if modifiers.normal(part) not in said)
 

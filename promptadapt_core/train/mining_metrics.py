@@ -43,7 +43,7 @@ def mining_metrics(
     batches: Sequence[Batch], groups: Sequence[Group], tables: Mapping[str, str]
 ) -> dict[str, float]:
     """The group `mined`, and of the reward's and the judge's metrics those in `tables` that are
-    means over candidates."""
+    means over candidates. What a judge said that the run has no more is left out."""
     every = [one for group in groups for one in group.candidates]
     worths = [one.worth for one in every if one.worth is not None]
     rewards = [worth.reward for worth in worths]
@@ -64,7 +64,7 @@ def mining_metrics(
         "mined/distinct_share": len({one.adapted_prompt for one in every}) / number,
         "mined/num_images": float(sum(batch.num_rendered for batch in batches)),
         **_terms(worths, tables),
-        **_judged(worths),
+        **_judged(worths, tables),
     }
 
 
@@ -78,8 +78,8 @@ def _terms(worths: Sequence[Worth], tables: Mapping[str, str]) -> dict[str, floa
     return {name: value for name, value in found.items() if name in tables}
 
 
-def _judged(worths: Sequence[Worth]) -> dict[str, float]:
-    names = dict.fromkeys(name for worth in worths for name in worth.judged)
+def _judged(worths: Sequence[Worth], tables: Mapping[str, str]) -> dict[str, float]:
+    names = dict.fromkeys(name for worth in worths for name in worth.judged if name in tables)
     means = {
         name: _mean(value for one in worths if (value := one.judged.get(name)) is not None)
         for name in names

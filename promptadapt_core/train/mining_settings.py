@@ -34,7 +34,8 @@ class MiningSettings(RewardedTraining):
     max_images: int = setting(
         0,
         "pictures of candidates to render in the whole run at most, an equal part in each round; "
-        "0 sets no limit. Those of plain user inputs are not counted",
+        "0 sets no limit. Those of plain user inputs, and of the probe that begins a run, are not "
+        "counted",
         low=0,
     )
     temperature: float = setting(1.0, "at which completions are sampled", low=0.05, high=5.0)

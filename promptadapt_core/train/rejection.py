@@ -7,7 +7,7 @@ Departures:
 - What is kept must be better than the plain user input by plain_margin, and each term of the
   reward must keep its floor beside the plain user input: the best of bad candidates teaches
   nothing.
-- The tokens that repeat the user input do not count in the loss: decoding writes them itself.
+- The tokens that repeat the user input do not count in the loss where decoding writes them itself.
 
 In the lab, and with a diffusers pipeline:
 
@@ -30,11 +30,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .. import runs
+from ..decoding import context_length
 from ..judging import Judge
 from ..manifest import Manifest
+from ..policies import resolve_policy
 from ..policy import Policy
 from ..rollouts import RewardFunction
 from ..settings import SettingsError, SftSettings
+from .bases import with_seeded_lora
 from .choosing import best_candidates
 from .mined import Group
 from .rejection_settings import RejectionSettings
@@ -64,19 +67,26 @@ def train_rejection(
     margins leave nothing to learn from; what was saved before stays whole.
     """
     report = report or runs.Silent()
+    if settings.policy:
+        _check_learning(settings)
     prepared = prepare(settings, "rejection", reward, judge, report)
-    if prepared.manifest.template != Manifest().template:
-        raise SettingsError(
-            "policy",
-            f"supervised fine-tuning reads {Manifest().template!r}, and this policy "
-            f"{prepared.manifest.template!r}",
-        )
     method = Rejection(settings)
     rounds = Rounds(prepared, method, reward, judge, report, settings.num_rounds)
     try:
         return rounds.run(should_stop or (lambda: False))
     finally:
         rounds.metrics.close()
+
+
+def _check_learning(settings: RejectionSettings) -> None:
+    """SettingsError for what learning needs and lacks, before pictures are rendered for it."""
+    policy = Policy.load(resolve_policy(settings.policy))
+    expected, template = Manifest().template, policy.manifest.template
+    if template != expected:
+        reason = f"supervised fine-tuning reads {expected!r}, and this policy {template!r}"
+        raise SettingsError("policy", reason)
+    if settings.lora_rank:
+        with_seeded_lora(policy.model, settings.lora_rank, settings.seed)
 
 
 class Rejection:
@@ -120,6 +130,8 @@ class Rejection:
         should_stop: Callable[[], bool],
     ) -> Learned:
         settings, out = self.settings, folder / LEARNING_NAME
+        context = context_length(Policy.load(start).decoder) or settings.max_length
+        begins = manifest.start == "user_input"  # else the policy writes that text itself
         try:
             result = train_sft(
                 SftSettings(
@@ -132,8 +144,8 @@ class Rejection:
                     num_epochs=settings.num_epochs,
                     batch_size=settings.batch_size,
                     micro_batch_size=settings.micro_batch_size,
-                    echo_weight=settings.echo_weight,
-                    max_length=settings.max_length,
+                    echo_weight=settings.echo_weight if begins else 1.0,
+                    max_length=min(settings.max_length, context),
                     lr=settings.lr,
                     warmup_share=settings.warmup_share,
                     weight_decay=settings.weight_decay,

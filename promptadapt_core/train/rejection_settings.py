@@ -23,7 +23,8 @@ class RejectionSettings(MiningSettings):
     weight_decay: float = setting(0.0, "of AdamW, on matrices only", low=0.0, high=1.0)
     echo_weight: float = setting(
         0.0,
-        "weight in the loss of the tokens that repeat the user input: decoding writes them itself",
+        "weight in the loss of the tokens that repeat the user input, where decoding writes them "
+        "itself; a policy that writes its whole text learns them too",
         low=0.0,
         high=1.0,
     )

@@ -160,6 +160,8 @@ def _check_same(
         if old["data"].get(name) != new["data"].get(name):
             told = flag(name) if name in FILE_SETTINGS else "the reward (renderer, scorer, terms)"
             raise SettingsError("resume", f"{told} is not what the run began with")
+    if old.get("judge") != new["judge"] and old.get("judge") and new["judge"]:
+        report.say("the judge is not the one that the run began with: its metrics do not compare")
     if old.get("machine") != new["machine"] or old.get("versions") != new["versions"]:
         report.say(
             "the machine or the versions differ from the start of the run (config.json): it goes "

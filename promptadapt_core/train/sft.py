@@ -30,11 +30,11 @@ metrics.jsonl (defined in metrics.py), best/ (float16, what `adapt --policy` rea
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,14 @@ import torch
 from .. import runs
 from ..settings import SettingsError, SftSettings
 from .bases import Trainee
-from .batches import Batch, TokenPair, collate, epoch_order, steps_per_epoch
-from .losses import completion_nll, needs_whole_logits, validation_metrics, validation_nll
+from .batches import Batch, EpochSteps, TokenPair, by_length, collate
+from .losses import (
+    arithmetic,
+    completion_nll,
+    needs_whole_logits,
+    validation_metrics,
+    validation_nll,
+)
 from .metrics import SFT_METRICS
 from .preparing import Prepared, prepare
 
@@ -98,14 +104,32 @@ def lr_at(step: int, num_steps: int, settings: SftSettings) -> float:
 def make_optimizer(trainee: Trainee, settings: SftSettings) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices; fused where this torch has it for the device."""
     parameters = list(trainee.trained().values())
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    groups = parameter_groups(parameters, settings.weight_decay)
     options: dict[str, Any] = {"lr": settings.lr, "betas": (0.9, settings.adam_beta2), "eps": 1e-8}
     options["fused"] = fused_works(parameters[0].device)
     return torch.optim.AdamW(groups, **options)
+
+
+def parameter_groups(
+    parameters: Sequence[torch.nn.Parameter], weight_decay: float
+) -> list[dict[str, Any]]:
+    """For an optimizer: weight decay on matrices only."""
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def write_row(metrics: runs.Metrics, step: int, row: dict[str, float]) -> None:
+    """Into metrics.jsonl and TensorBoard's files; SettingsError("out", ...) when the disk
+    refuses."""
+    try:
+        metrics.write(step, row)
+        if metrics.writer is not None:
+            metrics.writer.flush()
+    except OSError as error:
+        raise SettingsError("out", f"{metrics.path}: {error.strerror}") from None
 
 
 def fused_works(device: torch.device) -> bool:
@@ -162,17 +186,18 @@ class Trainer:
         self.train, self.valid = prepared.train, prepared.valid
         self.report = report
         self.lengths = [len(pair.ids) for pair in self.train]
-        self.steps_per_epoch = steps_per_epoch(len(self.train), settings.batch_size)
-        self.num_steps = max(1, round(self.steps_per_epoch * settings.num_epochs))
+        self.epochs = EpochSteps(self.lengths, settings.batch_size, settings.seed)
+        self.steps_per_epoch = self.epochs.per_epoch
+        self.num_steps = self.epochs.number(settings.num_epochs)
+        self._arithmetic = functools.partial(arithmetic, self.precision, self.device)
         self.optimizer = make_optimizer(self.trainee, settings)
         self.whole_logits = needs_whole_logits(self.model, self._batch(self.train, [0]))
-        self.epoch, self.order = -1, [[0]]
         self.window = Window(self.device)
         self.progress: dict[str, Any] = {
             "step": 0, "num_tokens": 0, "seconds": 0.0, "status": "",
             "best_loss": math.inf, "num_since_best": 0,
         }  # fmt: skip
-        self._load_state()
+        self.run_folder.restore(STATE_FORMAT, self._take_state)
         path = self.run_folder.path
         self.run_folder.finish_replacing("best", "lora")
         first = self.progress["step"] + 1
@@ -211,7 +236,7 @@ class Trainer:
     def _train_step(self) -> None:
         """One optimizer step on one batch, in as many passes as micro_batch_size asks for."""
         settings, step = self.settings, self.progress["step"]
-        rows = self._rows(step)
+        rows = self.epochs.rows(step)
         micro_batches = [
             self._batch(self.train, rows[start : start + settings.micro_batch_size])
             for start in range(0, len(rows), settings.micro_batch_size)
@@ -263,7 +288,7 @@ class Trainer:
         progress["seconds"] += time.monotonic() - began
         if row:
             row["time/hours"] = progress["seconds"] / 3600
-            self._write_row(step, row)
+            write_row(self.metrics, step, row)
         if last:
             progress["status"] = "done"
         elif validates and 0 < settings.patience <= progress["num_since_best"]:
@@ -292,35 +317,14 @@ class Trainer:
         row["valid/num_since_best"] = progress["num_since_best"]
         return row
 
-    def _rows(self, step: int) -> list[int]:
-        """The training pairs of a step."""
-        epoch, index = divmod(step, self.steps_per_epoch)
-        if epoch != self.epoch:
-            self.epoch = epoch
-            settings = self.settings
-            self.order = epoch_order(self.lengths, settings.batch_size, settings.seed, epoch)
-        return self.order[index]
-
     def _valid_batches(self) -> Iterator[Batch]:
-        rows = sorted(range(len(self.valid)), key=lambda row: len(self.valid[row].ids))
-        size = self.settings.micro_batch_size
-        for start in range(0, len(rows), size):
-            yield self._batch(self.valid, rows[start : start + size])
+        lengths = [len(pair.ids) for pair in self.valid]
+        for rows in by_length(lengths, self.settings.micro_batch_size):
+            yield self._batch(self.valid, rows)
 
     def _batch(self, pairs: list[TokenPair], rows: list[int]) -> Batch:
         padding_id = self.trainee.policy.eos_id
         return collate(pairs, rows, padding_id, self.settings.echo_weight).to(self.device)
-
-    def _arithmetic(self) -> contextlib.AbstractContextManager:
-        if self.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
-
-    def _write_row(self, step: int, row: dict[str, float]) -> None:
-        try:
-            self.metrics.write(step, row)
-        except OSError as error:
-            raise SettingsError("out", f"{self.metrics.path}: {error.strerror}") from None
 
     def _save_folder(self, name: str, dtype: torch.dtype) -> None:
         self.run_folder.save_folder(name, lambda folder: self.trainee.export(folder, dtype))
@@ -343,18 +347,10 @@ class Trainer:
             }
         )
 
-    def _load_state(self) -> None:
-        state = self.run_folder.load_state()
-        if state is None:
-            return
-        if state.get("format") != STATE_FORMAT:
-            raise SettingsError("resume", "the saved state is of another version of promptadapt")
-        try:
-            self.trainee.load_trained(state["weights"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.progress.update(state["progress"])
-            torch.set_rng_state(state["generator"])
-            if state["cuda_generator"] is not None and self.device.type == "cuda":
-                torch.cuda.set_rng_state(state["cuda_generator"], self.device)
-        except runs.FOREIGN_STATE as error:
-            raise self.run_folder.foreign_state(error) from None
+    def _take_state(self, state: dict[str, Any]) -> None:
+        self.trainee.load_trained(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress.update(state["progress"])
+        torch.set_rng_state(state["generator"])
+        if state["cuda_generator"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_generator"], self.device)

@@ -20,15 +20,7 @@ def read_user_inputs(path: str | Path) -> tuple[list[str], int]:
     """
     if not str(path):
         raise SettingsError("user_inputs", "expected a file of user inputs")
-    try:
-        # not splitlines(), which cuts at rarer marks too: U+2028, U+0085, form feeds
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise SettingsError("user_inputs", f"there is no file {path}") from None
-    except OSError as error:
-        raise SettingsError("user_inputs", f"{path} cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise SettingsError("user_inputs", f"{path} is not UTF-8 text") from None
+    lines = lines_of(path, "user_inputs")
     as_json = Path(path).suffix.lower() == ".jsonl"
     found = []
     for number, line in enumerate(lines, start=1):
@@ -39,6 +31,19 @@ def read_user_inputs(path: str | Path) -> tuple[list[str], int]:
         raise SettingsError("user_inputs", f"{path} holds no user inputs")
     different = list(dict.fromkeys(found))
     return different, len(found) - len(different)
+
+
+def lines_of(path: str | Path, name: str) -> list[str]:
+    """The lines of a text file in UTF-8; SettingsError(name, ...) where it cannot be read."""
+    try:
+        # not splitlines(), which cuts at rarer marks too: U+2028, U+0085, form feeds
+        return Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise SettingsError(name, f"there is no file {path}") from None
+    except OSError as error:
+        raise SettingsError(name, f"{path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise SettingsError(name, f"{path} is not UTF-8 text") from None
 
 
 def _from_json(line: str, number: int, path: str | Path) -> str:

@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 
 from .. import runs
 from ..adapter import PromptAdapter, Work
+from ..restoration import WORD
 from ..rollouts import readable
 from ..settings import AdaptSettings, SettingsError
+from ..syntax import plain_text
 from .mining import learned_texts
+from .user_inputs import lines_of
 
 NAMES = ("user_input", "chosen", "rejected")
 
@@ -30,14 +33,7 @@ def read_votes(path: str | Path) -> tuple[list[Vote], int]:
     between different texts, and for a line that is no object with the texts user_input, chosen and
     rejected; the line is named.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise SettingsError("votes", f"there is no file {path}") from None
-    except OSError as error:
-        raise SettingsError("votes", f"{path} cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise SettingsError("votes", f"{path} is not UTF-8 text") from None
+    lines = lines_of(path, "votes")
     votes = [_vote(line, number, path) for number, line in enumerate(lines, 1) if line.strip()]
     if not votes:
         raise SettingsError("votes", f"{path} holds no votes")
@@ -51,7 +47,8 @@ def _vote(line: str, number: int, path: str | Path) -> Vote:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
-        raise SettingsError("votes", f"line {number} of {path} is not JSON") from None
+        reason = f"line {number} of {path} is not JSON; expected one object a line (.jsonl)"
+        raise SettingsError("votes", reason) from None
     texts = [row.get(name) for name in NAMES] if isinstance(row, dict) else [None]
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise SettingsError("votes", f"line {number} of {path} needs the texts {', '.join(NAMES)}")
@@ -92,7 +89,17 @@ def vote_rows(
         )
     if not rows:
         raise SettingsError("votes", f"none can be learned from; the first: {left_out[0][1]}")
+    _tell_contradictions(rows, report)
     return rows
+
+
+def _tell_contradictions(rows: Sequence[dict[str, Any]], report: runs.Reporter) -> None:
+    """They stay: with as many votes for either side nothing is preferred, which is what was
+    voted."""
+    known = {tuple(row[name] for name in NAMES) for row in rows}
+    number = sum((user_input, worse, better) in known for user_input, better, worse in known) // 2
+    if number:
+        report.say(f"{number:,} pairs of texts got votes both ways; all of them count")
 
 
 def _row(vote: Vote, work: Work, continues: bool) -> tuple[dict[str, Any] | None, str]:
@@ -103,12 +110,11 @@ def _row(vote: Vote, work: Work, continues: bool) -> tuple[dict[str, Any] | None
         return None, "without syntax both texts are the same"
     if continues:
         for text in (vote.chosen, vote.rejected):
-            if work.parsed.lost_spans(text) or not _holds(text, work):
+            if work.parsed.lost_spans(text) or not words_of(work.parsed.plain) <= words_of(text):
                 return None, "a text lacks what the user input says, which the policy always keeps"
     return {"user_input": policy_text, "chosen": chosen, "rejected": rejected}, ""
 
 
-def _holds(text: str, work: Work) -> bool:
-    """Whether every word of the user input is in the text, in any case."""
-    words = set(text.casefold().replace(",", " ").split())
-    return set(work.parsed.plain.casefold().replace(",", " ").split()) <= words
+def words_of(text: str) -> set[str]:
+    """The different words of a text in one case, without its syntax and punctuation."""
+    return {word.group().casefold() for word in WORD.finditer(plain_text(text))}
