@@ -6,6 +6,7 @@ A process appends to a file of its own and reads everyone's when it begins: no l
 in one file on any system. Each line holds all scores of one call, so whatever moment a process is
 killed at, a call's scores are there as a whole or not at all: a resumed run finds either what the
 uninterrupted one would have found, or nothing and renders the same pictures in the same batch.
+Of a group of processes only the main one reads and writes; all know the same.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .process_group import ALONE, ProcessGroup
 from .settings import MAX_SEED, SettingsError
 
 SUFFIX = ".jsonl"
@@ -39,8 +41,15 @@ class BaselineCache:
     scored the same picture, the older file counts.
     """
 
-    def __init__(self, path: Path | str | None, renderer_identity: str, scorer_identity: str):
-        """path: a folder, which renderers and scorers may share; None keeps all in memory.
+    def __init__(
+        self,
+        path: Path | str | None,
+        renderer_identity: str,
+        scorer_identity: str,
+        group: ProcessGroup = ALONE,
+    ):
+        """path: a folder, which renderers and scorers may share; None keeps all in memory. group:
+        of processes that add the same at the same time.
 
         Raises SettingsError("baselines", ...) where the folder cannot be read or written, and
         where an identity is empty: the scores of two renderers would be mixed up.
@@ -54,8 +63,15 @@ class BaselineCache:
         for name, identity in self._identities.items():
             if not identity:
                 raise SettingsError("baselines", f"the {name} has no identity to keep scores under")
-        key = json.dumps([renderer_identity, scorer_identity])
-        self.folder = Path(path) / hashlib.sha256(key.encode()).hexdigest()[:16]
+        group.on_main(lambda: self._open(Path(path)))
+        if group.num_processes > 1:
+            rows = group.from_main(lambda: [[*pair, *one] for pair, one in self._known.items()])
+            self._known = dict(_entry(*row) for row in rows)
+
+    def _open(self, path: Path) -> None:
+        """Read what is there."""
+        key = json.dumps([*self._identities.values()])
+        self.folder = path / hashlib.sha256(key.encode()).hexdigest()[:16]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):

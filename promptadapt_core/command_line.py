@@ -62,9 +62,9 @@ def run(program: str, work: Callable[[], int | None], extra: str = "run") -> int
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
+def interruptible(tells: bool = True) -> Iterator[Callable[[], bool]]:
     """Ctrl-C inside the block: the first makes the function that it gives say True, so that a run
-    saves and stops; the second breaks off at once."""
+    saves and stops; the second breaks off at once. tells: say so on stderr."""
     asked = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -72,7 +72,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        print("\nstopping after this step; Ctrl-C again breaks off at once", file=sys.stderr)
+        if tells:
+            print("\nstopping after this step; Ctrl-C again breaks off at once", file=sys.stderr)
 
     previous = signal.signal(signal.SIGINT, interrupt)
     try:

@@ -1,4 +1,8 @@
-"""Pictures rendered and scored once each; the one that fails is told apart from its batch."""
+"""Pictures rendered and scored once each; the one that fails is told apart from its batch.
+
+In a group of processes each picture is rendered by one of them and its scores are known to all.
+Pictures of one text stay together: whoever judges a candidate has all pictures of it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import torch
 
 from .baselines import Baseline
 from .images import ImageGenerator
+from .process_group import ALONE, ProcessGroup
 from .scorers import Scorer
 
 PICTURES_AT_ONCE = 256  # rendered, then scored; 0.8 MB each at 512 pixels
@@ -42,19 +47,52 @@ class PictureScores:
         scorer: Scorer,
         should_stop: Callable[[], bool] | None,
         keep_pictures: bool,
+        group: ProcessGroup = ALONE,
     ):
         self.generator, self.scorer = generator, scorer
         self.should_stop, self.keep_pictures = should_stop, keep_pictures
+        self.group = group
         self.failures: list[str] = []
-        self.num_rendered = 0
-        self.pictures: dict[Picture, np.ndarray] = {}  # (H, W, 3) uint8, if they are kept
+        self.num_rendered = 0  # by all processes
+        # (H, W, 3) uint8, if they are kept; those that this process has rendered
+        self.pictures: dict[Picture, np.ndarray] = {}
 
     def run(self, rows: Sequence[Row]) -> dict[Row, Baseline]:
-        """The scores of each different row that did not fail, every picture rendered once."""
+        """The scores of each different row that did not fail, every picture rendered once. All
+        processes of the group have to ask for the same."""
         by_picture: dict[Picture, dict[Row, None]] = {}
         for row in rows:
             by_picture.setdefault(row.picture, {})[row] = None
+        if self.group.num_processes == 1 or not rows:
+            return self._scores(list(by_picture), by_picture)
+        return self._shared_scores(by_picture)
+
+    def _shared_scores(self, by_picture: dict[Picture, dict[Row, None]]) -> dict[Row, Baseline]:
+        """Each process takes the texts whose first picture falls into its share."""
         pictures = list(by_picture)
+        first = {picture.text: place for place, picture in reversed([*enumerate(pictures)])}
+        mine = self.group.share(len(pictures))
+        own = [picture for picture in pictures if first[picture.text] in mine]
+        every = {row: number for number, row in
+                 enumerate(row for rows in by_picture.values() for row in rows)}  # fmt: skip
+        before = self.num_rendered, len(self.failures)
+
+        def found() -> list[Any]:
+            scores = self._scores(own, by_picture)
+            rendered, told = self.num_rendered - before[0], self.failures[before[1] :]
+            return [[[every[row], *scores[row]] for row in scores], rendered, told]
+
+        parts = self.group.gather(found)
+        self.num_rendered = before[0] + sum(rendered for _, rendered, _ in parts)
+        self.failures[before[1] :] = [sentence for _, _, told in parts for sentence in told]
+        numbered = list(every)
+        return {numbered[number]: Baseline(*scores) for part in parts
+                for number, *scores in part[0]}  # fmt: skip
+
+    def _scores(
+        self, pictures: Sequence[Picture], by_picture: dict[Picture, dict[Row, None]]
+    ) -> dict[Row, Baseline]:
+        """What this process makes of some of the pictures."""
         scores: dict[Row, Baseline] = {}
         for start in range(0, len(pictures), PICTURES_AT_ONCE):
             part = pictures[start : start + PICTURES_AT_ONCE]

@@ -29,6 +29,7 @@ from .clip_tokens import count_clip_tokens
 from .images import ImageGenerator, check_batch
 from .picture_rewards import relevance_term
 from .picture_scores import Picture, PictureScores, Row
+from .process_group import ALONE, ProcessGroup
 from .prompts import content_words, kept_share
 from .reward_settings import RewardSettings
 from .scorers import Scorer
@@ -88,8 +89,8 @@ class RewardBatch:
     failures: tuple[str, ...]  # one sentence for each picture or score that failed
     num_rendered: int  # pictures rendered for candidates
     num_baselines_rendered: int  # and those rendered only to know what a plain input is worth
-    # (num_images, H, W, 3) uint8 per candidate if asked for, None where it failed or where none
-    # was rendered for candidates: the adapted prompt is the user input.
+    # (num_images, H, W, 3) uint8 per candidate if asked for, None where it failed, where none was
+    # rendered for candidates (the adapted prompt is the user input), or where another process did.
     pictures: list[np.ndarray | None] | None = None
 
 
@@ -112,15 +113,17 @@ class Rewarder:
         settings: RewardSettings | None = None,
         baselines: BaselineCache | None = None,
         count_tokens: Callable[[str], int] = count_clip_tokens,
+        group: ProcessGroup = ALONE,
     ):
         """baselines: of this generator and this scorer; None keeps them in memory. count_tokens:
-        of the image model's text encoder, start and end not included."""
+        of the image model's text encoder, start and end not included. group: of processes that
+        ask for the same at the same time, and share the work."""
         self.generator, self.scorer = generator, scorer
         self.settings = settings or RewardSettings()
         if baselines is None:
             baselines = BaselineCache(None, generator.identity, scorer.identity)
         self.baselines = baselines
-        self.count_tokens = count_tokens
+        self.count_tokens, self.group = count_tokens, group
 
     def reward(
         self,
@@ -141,7 +144,7 @@ class Rewarder:
         when should_stop says so.
         """
         wanted = _check_arguments(user_inputs, adapted_prompts, seeds)
-        work = PictureScores(self.generator, self.scorer, should_stop, keep_pictures)
+        work = PictureScores(self.generator, self.scorer, should_stop, keep_pictures, self.group)
         plain_pictures = [Picture(user_input, seed) for user_input, row in wanted for seed in row]
         rows = [
             Row(user_input, Picture(adapted_prompt, seed))

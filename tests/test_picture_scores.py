@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from promptadapt_core.baselines import Baseline
 from promptadapt_core.decoding import Stopped
 from promptadapt_core.images import ImageSettings
 from promptadapt_core.picture_scores import Picture, PictureScores, Row
+from promptadapt_core.process_group import ProcessGroup
 from promptadapt_core.scorers import Scores
 from promptadapt_core.settings import SettingsError
 
@@ -129,3 +133,45 @@ def test_nothing_asked_nothing_done() -> None:
     scores, work = run([])
     assert scores == {}
     assert work.generator.calls == []
+
+
+class Threads(ProcessGroup):
+    """Processes that are threads of this one."""
+
+    def __init__(self, rank: int, number: int, barrier: threading.Barrier, board: list[Any]):
+        super().__init__(rank, number)
+        self.barrier, self.board = barrier, board
+
+    def gather(self, work: Callable[[], Any]) -> list[Any]:
+        self.board[self.rank] = work()
+        self.barrier.wait(timeout=30)
+        found = list(self.board)
+        self.barrier.wait(timeout=30)
+        return found
+
+
+@pytest.mark.parametrize("number", [2, 3, 5])
+def test_processes_share_the_pictures_and_know_all_scores(number: int) -> None:
+    """Ten texts with two seeds each: one is black with seed 0, one refused, one unfit to be
+    scored."""
+    texts = [*map(str, range(11, 18)), "?", "00", "95"]
+    wanted = [row for text in texts for seed in (0, 1) for row in rows(text, seed=seed)]
+    wanted += rows("12", user_input="to")
+    alone = PictureScores(Digits(), Reader(), None, True)
+    expected = alone.run(wanted)
+    barrier, board = threading.Barrier(number), [None] * number
+    works = [
+        PictureScores(Digits(), Reader(), None, True, Threads(rank, number, barrier, board))
+        for rank in range(number)
+    ]
+    with ThreadPoolExecutor(number) as pool:
+        for found in pool.map(lambda work: work.run(wanted), works):
+            assert found == expected
+    assert {len(work.failures) for work in works} == {len(alone.failures)} == {5}
+    assert {work.num_rendered for work in works} == {alone.num_rendered} == {18}
+    drawn = [list(work.pictures) for work in works]
+    assert sorted(picture for some in drawn for picture in some) == sorted(alone.pictures)
+    for text in texts:  # both pictures of a text are in one process
+        assert sum(any(picture.text == text for picture in some) for some in drawn) <= 1
+    tried = [{p for call in work.generator.calls for p in call} for work in works]
+    assert max(map(len, tried)) <= -(-20 // number) + 1

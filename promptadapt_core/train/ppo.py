@@ -20,11 +20,18 @@ In the lab, and with a diffusers pipeline:
     python -m promptadapt_core.train ppo --policy FOLDER --renderer FOLDER --scorer FOLDER \
         --user-inputs inputs.txt --out runs/ppo --rollout-size 64 --minibatch-size 16
 
-A run that was stopped or killed goes on with the same command and --resume; on a CPU its weights
-equal those of a run that was never stopped, bit for bit: everything that is drawn comes from the
-seed and the number of the iteration. The folder then holds config.json, metrics.jsonl (defined in
-ppo_metrics.py) and the same in tensorboard/, best/ (float16, what `adapt --policy` reads), last/
-(float32), samples/, baselines/, alarms.jsonl and state.pt.
+In several processes, on the GPUs of one or more machines or on CPUs, which share the pictures and
+the updates; the same run, but for rounding, as in one:
+
+    accelerate launch --multi_gpu --num_processes 8 -m promptadapt_core.train ppo ...
+    torchrun --nproc-per-node 2 -m promptadapt_core.train ppo --device cpu ...
+
+A run that was stopped or killed goes on with the same command and --resume, in whatever number of
+processes; on a CPU, and in as many as before, its weights equal those of a run that was never
+stopped, bit for bit: everything that is drawn comes from the seed and the number of the iteration.
+The folder then holds config.json, metrics.jsonl (defined in ppo_metrics.py) and the same in
+tensorboard/, best/ (float16, what `adapt --policy` reads), last/ (float32), samples/, baselines/,
+alarms.jsonl and state.pt.
 
 Runs on the same user inputs, renderer and scorer save time by a common --baselines folder. Runs at
 the same time then share scores that others rendered in other batches, which may differ in the last
@@ -39,7 +46,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from .. import runs
@@ -47,16 +53,16 @@ from ..alarms import AlarmSettings
 from ..decoding import Stopped
 from ..judging import Judge, mean_metrics
 from ..objectives import AdaptiveKl
-from ..rollouts import RewardBatch, RewardFunction, Rollout, estimated, sample_rollout
+from ..process_group import ALONE, ProcessGroup
+from ..rollouts import RewardFunction, Rollout
 from ..settings import SettingsError
+from .ppo_experience import Collector
 from .ppo_metrics import rollout_metrics
 from .ppo_plan import make_plan
 from .ppo_preparing import Prepared, note_length, prepare, weights_hash
 from .ppo_record import Record
 from .ppo_settings import PpoSettings
-from .ppo_update import minibatches_of, update
-from .seeds import generator_of
-from .user_inputs import places_of
+from .ppo_update import update
 
 STATE_FORMAT = 1
 BEST_WINDOW = 5  # iterations that the best reward is a mean of
@@ -83,6 +89,7 @@ def train_ppo(
     alarms: AlarmSettings | None = None,
     report: runs.Reporter | None = None,
     should_stop: Callable[[], bool] | None = None,
+    group: ProcessGroup = ALONE,
 ) -> PpoResult:
     """Train as the settings say; the run folder is settings.out.
 
@@ -90,16 +97,21 @@ def train_ppo(
     tokens, between pictures and after every iteration; an iteration that is broken off is done
     anew by a resumed run. Raises SettingsError for bad input, a full disk, a loss that is not
     finite, a KL above max_ref_kl, completions shorter than min_mean_tokens and a reward function
-    that fails for all candidates again and again; what was saved before stays whole.
+    that fails for all candidates again and again; what was saved before stays whole. group: of
+    processes that train together, all with the same arguments.
     """
-    report = report or runs.Silent()
+    report = report if report and group.is_main else runs.Silent()
     should_stop = should_stop or (lambda: False)
-    prepared = prepare(settings, reward, report, judge)
-    trainer = PpoTrainer(prepared, reward, judge, report, alarms)
-    try:
-        return trainer.run(should_stop)
-    finally:
-        trainer.record.close()
+
+    def train() -> PpoResult:
+        prepared = prepare(settings, reward, report, judge, group)
+        trainer = PpoTrainer(prepared, reward, judge, report, alarms)
+        try:
+            return trainer.run(should_stop)
+        finally:
+            trainer.record.close()
+
+    return group.together(train)
 
 
 class PpoTrainer:
@@ -116,12 +128,13 @@ class PpoTrainer:
         self.prepared, self.settings = prepared, prepared.settings
         self.learner, self.ref_model = prepared.learner, prepared.ref_model
         self.run_folder, self.reward = prepared.run_folder, reward
-        self.judge, self.report = judge, report
+        self.judge, self.report, self.group = judge, report, prepared.group
+        self.collector = Collector(prepared, reward, judge)
         self.num_iterations = self.settings.num_iterations
         self.ref_hash = weights_hash(self.ref_model)
         settings = self.settings
         self.kl = AdaptiveKl(settings.kl_coef, settings.kl_target, settings.kl_horizon)
-        self.record = Record(settings, reward, judge, alarms, report)
+        self.record = Record(settings, reward, judge, alarms, report, self.group)
         self.progress: dict[str, Any] = {
             "iteration": 0, "episodes": 0, "images": 0, "seconds": 0.0, "num_empty": 0,
             "recent_rewards": [], "best_window": 0, "best_reward": -torch.inf,
@@ -142,12 +155,12 @@ class PpoTrainer:
             stopped = not self._say_plan(should_stop)
         while progress["iteration"] < self.num_iterations and not stopped:
             try:
-                row = self._iterate(should_stop)
+                row = self.group.together(lambda: self._iterate(should_stop))
             except Stopped:
                 stopped = True
                 self._save_state()  # no update had begun: these are the weights of the boundary
                 break
-            stopped = should_stop()
+            stopped = self.group.agree(should_stop)
             last = progress["iteration"] == self.num_iterations
             if stopped or last or progress["iteration"] % self.settings.checkpoint_every == 0:
                 began = time.monotonic()
@@ -169,7 +182,12 @@ class PpoTrainer:
     def _say_plan(self, should_stop: Callable[[], bool]) -> bool:
         """False when it was broken off."""
         try:
-            plan = make_plan(self.prepared, self.reward, self.progress["iteration"], should_stop)
+            num_done = self.progress["iteration"]
+            plan = self.group.together(
+                lambda: make_plan(
+                    self.prepared, self.reward, num_done, should_stop, judge=self.judge
+                )
+            )
         except Stopped:
             return False
         sentences = [*plan.sentences(), *getattr(self.reward, "sentences", list)()]
@@ -177,23 +195,27 @@ class PpoTrainer:
             sentences.append(f"judged, with no part in the reward: {', '.join(self.judge.metrics)}")
         for sentence in sentences:
             self.report.say(sentence)
-        return not should_stop()
+        return not self.group.agree(should_stop)
 
     def _iterate(self, should_stop: Callable[[], bool]) -> dict[str, float]:
         """One rollout and its updates; the row of metrics, written."""
         iteration = self.progress["iteration"]
         times = [time.monotonic()]
-        sampled, row = self._sample(iteration, should_stop)
+        sampled, row = self.collector.sample(iteration, should_stop)
         times.append(time.monotonic())
-        batch = self._reward(sampled, iteration, should_stop)
+        shows = self.record.are_samples_due(iteration + 1)
+        batch = self.collector.rewards(sampled, should_stop, shows or self.judge is not None)
+        self.record.tell_failures(iteration + 1, batch)
         times.append(time.monotonic())
-        judged = self._judge(sampled, batch)
-        self.record.write_samples(iteration + 1, sampled, batch, judged)
+        judged = self.collector.judgements(sampled, batch)
+        if shows:
+            pictures = self.collector.pictures(batch, self.settings.num_samples)
+            self.record.write_samples(iteration + 1, sampled, batch, judged, pictures)
         times.append(time.monotonic())
         rollout = sampled.rewarded(batch)
         if len(rollout):
             self.progress["num_empty"] = 0
-            rollout = self._estimate(rollout, iteration)
+            rollout = self.collector.estimates(rollout, iteration)
             times.append(time.monotonic())
             kl_coef = self.kl.kl_coef
             row |= rollout_metrics(sampled, rollout, kl_coef) | self.reward.describe(batch)
@@ -214,51 +236,6 @@ class PpoTrainer:
         self.record.write_row(iteration + 1, row)
         return row
 
-    def _sample(
-        self, iteration: int, should_stop: Callable[[], bool]
-    ) -> tuple[Rollout, dict[str, float]]:
-        """The completions of an iteration, and the metrics of what was drawn for it."""
-        settings, prepared = self.settings, self.prepared
-        num_inputs = settings.rollout_size // settings.group_size
-        places = places_of(iteration, num_inputs, len(prepared.works), settings.seed)
-        works = [prepared.works[place] for place, _ in places]
-        seeds = [
-            self.reward.seeds_of(work.typed.user_input, visit)
-            for work, (_, visit) in zip(works, places, strict=True)
-        ]
-        generator = generator_of(settings.seed, "rollout", iteration)
-        limits = (settings.min_length_limit, settings.max_length_limit + 1)
-        limit = int(torch.randint(*limits, (), generator=generator))
-        rollout = sample_rollout(
-            prepared.adapter,
-            works,
-            prepared.asked,
-            max_new_tokens=limit,
-            image_seeds=seeds,
-            generator=generator,
-            should_stop=should_stop,
-        )
-        passes = (iteration + 1) * num_inputs / len(prepared.works)
-        return rollout, {"rollout/length_limit": float(limit), "train/passes": passes}
-
-    def _reward(
-        self, rollout: Rollout, iteration: int, should_stop: Callable[[], bool]
-    ) -> RewardBatch:
-        """The rewards of all candidates; those left out are told of."""
-        keep = self.judge is not None or self.record.are_samples_due(iteration + 1)
-        batch = self.reward.reward(
-            rollout.user_inputs, rollout.adapted_prompts, rollout.image_seeds, should_stop, keep
-        )
-        self.record.tell_failures(iteration + 1, batch)
-        return batch
-
-    def _judge(self, sampled: Rollout, batch: RewardBatch) -> dict[str, np.ndarray]:
-        """What the judge says of each candidate; {} without one."""
-        if self.judge is None:
-            return {}
-        pictures = getattr(batch, "pictures", None) or [None] * len(sampled)
-        return self.judge.judge_each(sampled.user_inputs, sampled.adapted_prompts, pictures)
-
     def _nothing_rewarded(self, num_sampled: int, iteration: int) -> dict[str, float]:
         """The row of an iteration from which nothing can be learned. SettingsError when there were
         too many of them in a row."""
@@ -270,20 +247,6 @@ class PpoTrainer:
                 "reward; what was saved before is whole",
             )
         return {"rollout/num_candidates": 0.0, "rollout/num_dropped": float(num_sampled)}
-
-    def _estimate(self, rollout: Rollout, iteration: int) -> Rollout:
-        """In the micro-batches of the first epoch, so that its first ratio is exactly 1."""
-        first_epoch = minibatches_of(rollout, self.settings, iteration, 0)
-        return estimated(
-            rollout,
-            [rows for micro_batches in first_epoch for rows in micro_batches],
-            policy_model=self.learner.model,
-            ref_model=self.ref_model,
-            values=self.learner.value_network,
-            temperature=self.settings.temperature,
-            device=self.learner.device,
-            whole_logits=self.learner.whole_logits,
-        )
 
     def _guard(self, row: Mapping[str, float], iteration: int) -> None:
         """Stop a run that has gone astray before it learns from what it wrote."""
@@ -339,6 +302,7 @@ class PpoTrainer:
 
     def _save_state(self) -> None:
         learner, value = self.learner, self.learner.value_network
+        self._check_agreement()
         self.run_folder.save_state(
             {
                 "format": STATE_FORMAT,
@@ -351,13 +315,23 @@ class PpoTrainer:
             }
         )
 
-    def _load_state(self) -> None:
-        state = self.run_folder.load_state()
-        if state is None:
+    def _check_agreement(self) -> None:
+        """SettingsError("device", ...) where processes have come to hold other weights."""
+        if self.group.num_processes == 1:
             return
-        if state.get("format") != STATE_FORMAT:
-            raise SettingsError("resume", "the saved state is of another version of promptadapt")
-        try:
+        networks = self.learner.networks().values()
+        hashes = self.group.gather(lambda: [weights_hash(network) for network in networks])
+        strays = [str(rank) for rank, found in enumerate(hashes) if found != hashes[0]]
+        if strays:
+            raise SettingsError(
+                "device",
+                f"after iteration {self.progress['iteration']} process {', '.join(strays)} holds "
+                "other weights than the main one: their machines compute differently, so they "
+                "cannot train together; what was saved before is whole",
+            )
+
+    def _load_state(self) -> None:
+        def put(state: dict[str, Any]) -> None:
             self.learner.model.load_state_dict(state["policy"])
             if self.learner.value_network is not None:
                 self.learner.value_network.load_state_dict(state["value"])
@@ -366,5 +340,5 @@ class PpoTrainer:
             self.record.watch.load_state(state["watch"])
             self.progress.update(state["progress"])
             self.record.alarms = list(self.progress.pop("alarms"))
-        except runs.FOREIGN_STATE as error:
-            raise self.run_folder.foreign_state(error) from None
+
+        self.run_folder.restore(STATE_FORMAT, put)

@@ -20,6 +20,7 @@ from ..devices import pick_device
 from ..judging import Judge
 from ..policies import resolve_policy, weight_files
 from ..policy import Policy
+from ..process_group import ALONE, ProcessGroup
 from ..rollouts import RewardFunction, needs_whole_logits, readable, sample_rollout, token_batch
 from ..settings import AdaptSettings, SettingsError, flag
 from .batches import file_sha256
@@ -28,12 +29,13 @@ from .ppo_settings import PICTURE_SETTINGS, PpoSettings
 from .ppo_update import Learner, make_optimizer
 from .seeds import generator_of
 from .sft import fused_works
+from .shared_run import SharedRun
 from .user_inputs import read_user_inputs
 from .value import ValueNetwork
 
 # A resumed run may change these: they do not touch the weights,
 FREE_SETTINGS = {"resume", "out", "tensorboard", "checkpoint_every", "samples_every", "num_samples",
-                 "judge"}  # fmt: skip
+                 "judge", "group_timeout_minutes"}  # fmt: skip
 # or only end it later,
 LENGTH = "num_episodes"
 # or are compared by what they stand for, like PICTURE_SETTINGS in the identity of the reward.
@@ -46,12 +48,16 @@ class Prepared:
     copy. asked: how completions become adapted prompts."""
 
     settings: PpoSettings
-    run_folder: runs.RunFolder
+    run_folder: SharedRun
     adapter: PromptAdapter
     asked: AdaptSettings
     works: list[Work]
     learner: Learner
     ref_model: Any
+
+    @property
+    def group(self) -> ProcessGroup:
+        return self.learner.group
 
 
 def prepare(
@@ -59,25 +65,31 @@ def prepare(
     reward: RewardFunction,
     report: runs.Reporter,
     judge: Judge | None = None,
+    group: ProcessGroup = ALONE,
 ) -> Prepared:
     """Read and check all inputs, make or open the run folder, build the networks.
 
     SettingsError for bad input, before anything is written, and for a run to resume that was begun
-    with other settings, user inputs, policy or reward.
+    with other settings, user inputs, policy or reward; and where processes of a group differ in
+    those.
     """
-    device = pick_device(settings.device)
+    device = pick_device(group.own_device(settings.device))
     user_inputs, num_double = read_user_inputs(settings.user_inputs)
     if not settings.policy:
         raise SettingsError("policy", "expected the folder or the name of an SFT policy")
     folder = resolve_policy(settings.policy)
-    run_folder = runs.RunFolder(settings.out, settings.resume)
+    run_folder = SharedRun(settings.out, settings.resume, group)
     config = _config(settings, folder, reward, judge, device)
+    if group.num_processes > 1:
+        config["machine"]["num_processes"] = group.num_processes
+        _check_alike(config, group)
     begun = run_folder.config("ppo")
     if begun is not None:
         _check_same(begun, config, report)
     policy = Policy.load(folder)
     policy.manifest = dataclasses.replace(policy.manifest, name=run_folder.path.name)
     learner, ref_model = _networks(policy, settings, device)
+    learner.group = group
     adapter = PromptAdapter(policy)
     asked = asked_of(adapter, settings)
     works = works_of(adapter, user_inputs, asked, num_double, report)
@@ -220,6 +232,21 @@ def _config(
             "python": platform.python_version(),
         },
     }
+
+
+def _check_alike(config: dict[str, Any], group: ProcessGroup) -> None:
+    """SettingsError where this process would train another run than the main one does."""
+    mains = group.from_main(lambda: {part: config[part] for part in ("settings", "data")})
+    differing = [
+        name
+        for part in mains
+        for name, value in config[part].items()
+        if not (part == "settings" and name in FILE_SETTINGS.union(PICTURE_SETTINGS))
+        and mains[part].get(name) != value
+    ]
+    if differing:
+        name = "renderer" if differing[0] == "reward" else differing[0]
+        raise SettingsError(name, f"is not that of the main process: {', '.join(differing)}")
 
 
 def _check_same(old: dict[str, Any], new: dict[str, Any], report: runs.Reporter) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from .. import runs
 from ..alarms import AlarmSettings, Watch, added_text
 from ..judging import Judge
+from ..process_group import ALONE, ProcessGroup
 from ..rollouts import RewardBatch, RewardFunction, Rollout
 from ..settings import SettingsError
 from .ppo_metrics import PPO_METRICS
@@ -25,7 +26,8 @@ MOST_FAILURES_TOLD = 20  # each different sentence once; all are counted in ever
 
 
 class Record:
-    """alarms: every one so far, as in alarms.jsonl."""
+    """alarms: every one so far, as in alarms.jsonl. In a group of processes the main one writes,
+    and only its alarms are kept."""
 
     def __init__(
         self,
@@ -34,8 +36,9 @@ class Record:
         judge: Judge | None,
         alarm_settings: AlarmSettings | None,
         report: runs.Reporter,
+        group: ProcessGroup = ALONE,
     ):
-        self.settings, self.report = settings, report
+        self.settings, self.report, self.group = settings, report, group
         self.path = Path(settings.out)
         self.table = {**PPO_METRICS, **reward.metrics, **(judge.metrics if judge else {})}
         self.watch = Watch(
@@ -50,6 +53,8 @@ class Record:
 
     def open(self, iteration: int) -> None:
         """Begin to write after so many iterations; rows and alarms after them are dropped."""
+        if not self.group.is_main:
+            return
         writer = None
         if self.settings.tensorboard:
             writer = runs.tensorboard_writer(self.path / TENSORBOARD_NAME, iteration + 1)
@@ -72,11 +77,12 @@ class Record:
         sampled: Rollout,
         batch: RewardBatch,
         judged: Mapping[str, np.ndarray],
+        pictures: Sequence[np.ndarray | None] | None,
     ) -> None:
-        """Where they are due."""
-        if self.are_samples_due(iteration):
+        """pictures: of the first candidates."""
+        if self.group.is_main:
             folder, number = self.path / FOLDER_NAME, self.settings.num_samples
-            write_samples(folder, iteration, sampled, batch, number, judged)
+            write_samples(folder, iteration, sampled, batch, number, judged, pictures)
 
     def tell_failures(self, iteration: int, batch: RewardBatch) -> None:
         """Say why candidates were left out, as far as the batch knows and nobody was told."""
@@ -99,6 +105,8 @@ class Record:
 
     def write_row(self, iteration: int, row: Mapping[str, float]) -> None:
         """The row, and all alarms. SettingsError("out", ...) where the disk refuses."""
+        if not self.group.is_main:
+            return
         assert self.metrics is not None, "open comes first"
         try:
             self.metrics.write(iteration, row)

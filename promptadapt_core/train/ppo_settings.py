@@ -91,6 +91,13 @@ class PpoSettings(RewardedTraining):
     num_samples: int = setting(16, "candidates in a file of samples", low=1, high=4096)
     resume: bool = setting(False, "go on with the run in the folder")
     tensorboard: bool = setting(True, "write TensorBoard files where it is installed")
+    group_timeout_minutes: float = setting(
+        60.0,
+        "of several processes (accelerate launch): how long one waits for another that is slow "
+        "before it gives up; longer than one's share of an iteration's pictures takes",
+        low=0.05,
+        high=100_000.0,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

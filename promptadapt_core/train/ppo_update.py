@@ -11,6 +11,7 @@ import torch
 
 from .. import objectives
 from ..decoding import Stopped
+from ..process_group import ALONE, ProcessGroup
 from ..rollouts import (
     Rollout,
     TokenBatch,
@@ -29,7 +30,7 @@ from .value import ValueNetwork
 class Learner:
     """The networks that learn, in evaluation mode (dropout off), and their optimizer.
     value_network: None for an algorithm that needs none. should_stop: asked before every
-    micro-batch."""
+    micro-batch. group: of processes that hold the same networks and share the micro-batches."""
 
     model: Any
     value_network: ValueNetwork | None
@@ -38,6 +39,7 @@ class Learner:
     device: torch.device
     whole_logits: bool
     should_stop: Callable[[], bool] | None = None
+    group: ProcessGroup = ALONE
 
     def networks(self) -> dict[str, torch.nn.Module]:
         """By the names that metrics have."""
@@ -107,13 +109,13 @@ def make_optimizer(
 
 
 def minibatches_of(
-    rollout: Rollout, settings: PpoSettings, iteration: int, epoch: int
+    rollout: Rollout, settings: PpoSettings, iteration: int, epoch: int, num_processes: int = 1
 ) -> list[list[list[int]]]:
     """The rows of each micro-batch of each minibatch; every row once.
 
     An order of its own for every (seed, iteration, epoch), in which candidates of one user input
     stay together: what they say alike is computed once. Within a minibatch rows of like length
-    share a micro-batch, for less padding.
+    share a micro-batch, for less padding. Several processes have as many micro-batches each.
     """
     generator = generator_of(settings.seed, f"epoch {epoch}", iteration)
     groups = _side_by_side(rollout, settings.group_size)
@@ -126,6 +128,8 @@ def minibatches_of(
         rows = order[start : start + settings.minibatch_size]
         rows.sort(key=lambda row: lengths[row])
         size = settings.micro_batch_size
+        if num_processes > 1:
+            size = -(-len(rows) // (num_processes * -(-len(rows) // (num_processes * size))))
         minibatches.append([rows[at : at + size] for at in range(0, len(rows), size)])
     return minibatches
 
@@ -171,7 +175,9 @@ def _passes(learner: Learner, lesson: Lesson, iteration: int) -> list[dict[str, 
     """One row of metrics for every minibatch that was computed."""
     settings, found = learner.settings, []
     for epoch in range(settings.num_epochs):
-        for micro_batches in minibatches_of(lesson.rollout, settings, iteration, epoch):
+        for micro_batches in minibatches_of(
+            lesson.rollout, settings, iteration, epoch, learner.group.num_processes
+        ):
             row, furthest = gradients(learner, lesson, micro_batches)
             if not found:
                 check_first_ratio(furthest, learner.device)
@@ -196,9 +202,31 @@ def gradients(
     """Add up the gradients of one minibatch's loss; (its metrics, the largest |log ratio|).
 
     The loss is a mean over all tokens of the minibatch, so it does not depend on how the minibatch
-    is cut into micro-batches, but for rounding.
+    is cut into micro-batches, and these are shared by processes, but for rounding.
     """
     num_tokens = sum(lesson.rollout.num_tokens[row] for part in micro_batches for row in part)
+    group = learner.group
+    own = own_micro_batches(micro_batches, group)
+    found = group.gather(lambda: [*_own_gradients(learner, lesson, own, num_tokens)])
+    group.sum_gradients(
+        weight for network in learner.networks().values() for weight in network.parameters()
+    )
+    names = {name: None for sums, _ in found for name in sums}
+    row = {name: sum(sums[name] for sums, _ in found if name in sums) for name in names}
+    return row, max(furthest for _, furthest in found)
+
+
+def own_micro_batches(
+    micro_batches: Sequence[Sequence[int]], group: ProcessGroup
+) -> Sequence[Sequence[int]]:
+    """Those of one minibatch that are this process's, for its estimates as for its gradients."""
+    return micro_batches[group.rank :: group.num_processes]
+
+
+def _own_gradients(
+    learner: Learner, lesson: Lesson, micro_batches: Sequence[Sequence[int]], num_tokens: int
+) -> tuple[dict[str, float], float]:
+    """What these micro-batches add to `gradients`; ({}, 0.0) of none. num_tokens: of all."""
     sums: dict[str, torch.Tensor] = {}
     furthest = torch.zeros((), device=learner.device)
     for rows in micro_batches:
@@ -216,7 +244,8 @@ def gradients(
                 sums[name] = sums.get(name, 0.0) + value.detach()
             moved = objectives.kl_k1(logprobs, part.of("old_logprobs"), part.mask)
             furthest = torch.maximum(furthest, moved.abs().max())
-    return dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)), furthest.item()
+    numbers = torch.stack(list(sums.values())).tolist() if sums else []
+    return dict(zip(sums, numbers, strict=True)), furthest.item()
 
 
 def _policy_loss(

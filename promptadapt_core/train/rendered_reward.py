@@ -20,12 +20,14 @@ from ..judging import Judge, judge_of_renderer, load_judge
 from ..pipeline_loading import HUB_NAME, check_options
 from ..pipeline_settings import PipelineOptions, PipelineRendering, option_names
 from ..policies import resolve_policy
+from ..process_group import ALONE, ProcessGroup
 from ..render_memory import probe_batch_size
 from ..reward_settings import RewardSettings
 from ..scorer_folders import AnyScorer, can_score, load_scorer_folder
 from ..scorers import Scorer
 from ..settings import SettingsError
 from .ppo_settings import PICTURE_SETTINGS, PpoSettings
+from .shared_run import SharedRun
 from .user_inputs import read_user_inputs
 
 LAB = "lab"
@@ -42,11 +44,13 @@ class RenderedReward:
         scorer: Scorer,
         settings: RewardSettings,
         baselines: Path | str | None = None,
+        group: ProcessGroup = ALONE,
     ):
-        """baselines: the folder where scores of plain pictures are kept; None: in memory."""
-        cache = BaselineCache(baselines, generator.identity, scorer.identity)
+        """baselines: the folder where scores of plain pictures are kept; None: in memory. group:
+        of processes that share the pictures; all have to ask for the same rewards."""
+        cache = BaselineCache(baselines, generator.identity, scorer.identity, group)
         self.settings, self.num_kept = settings, len(cache)
-        self.rewarder = rewards.Rewarder(generator, scorer, settings, cache)
+        self.rewarder = rewards.Rewarder(generator, scorer, settings, cache, group=group)
         terms = json.dumps(dataclasses.asdict(settings), sort_keys=True)
         self.identity = f"{generator.identity} {scorer.identity} {terms}"
         self.config: dict[str, dict[str, Any]] = {
@@ -95,40 +99,38 @@ class RenderedReward:
 
 
 def load_parts(
-    settings: PpoSettings, reward_settings: RewardSettings
+    settings: PpoSettings, reward_settings: RewardSettings, group: ProcessGroup = ALONE
 ) -> tuple[RenderedReward, Judge | None]:
     """The reward and the judge of a run. SettingsError for what cannot be used; the run folder is
-    made last."""
-    check_names(settings)
-    chosen = picture_options(settings)
-    check_picture_options(chosen, settings.device)
+    made last. group: of processes that train together."""
+    check_names(settings, group)
+    chosen, device = picture_options(settings), group.own_device(settings.device)
+    check_picture_options(chosen, device)
     judge = load_judge(
-        judge_of_renderer(settings.judge, settings.renderer),
-        settings.device,
-        download=settings.download,
+        judge_of_renderer(settings.judge, settings.renderer), device, download=settings.download
     )
-    scorer = load_scorer(settings.scorer, settings.device, download=settings.download)
+    scorer = load_scorer(settings.scorer, device, download=settings.download)
     if judge is not None and judge.identity == scorer.identity:
         raise SettingsError("judge", "this is the scorer of the reward, which proves nothing")
     generator = load_renderer(
-        settings.renderer, settings.device, batch_size=settings.render_batch_size, **chosen
+        settings.renderer, device, batch_size=settings.render_batch_size, **chosen
     )
-    runs.RunFolder(settings.out, settings.resume)
+    SharedRun(settings.out, settings.resume, group)
     baselines = Path(settings.baselines or Path(settings.out) / "baselines")
-    return RenderedReward(generator, scorer, reward_settings, baselines), judge
+    return RenderedReward(generator, scorer, reward_settings, baselines, group), judge
 
 
-def check_names(settings: PpoSettings) -> None:
+def check_names(settings: PpoSettings, group: ProcessGroup = ALONE) -> None:
     """Before anything large is loaded: that what the run needs was named, exists and fits."""
     for name, value in (("policy", settings.policy), ("out", settings.out)):
         if not value:
             raise SettingsError(name, "expected a folder")
-    if settings.resume and not os.path.isdir(settings.out):
+    if group.is_main and settings.resume and not os.path.isdir(settings.out):
         raise SettingsError("resume", f"there is no run in {settings.out}")
     read_user_inputs(settings.user_inputs)
     resolve_policy(settings.policy)
     check_part_names(settings.renderer, settings.scorer)
-    if os.path.exists(settings.out):
+    if group.is_main and os.path.exists(settings.out):
         runs.RunFolder(settings.out, settings.resume)
 
 

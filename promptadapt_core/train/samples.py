@@ -29,17 +29,16 @@ def write_samples(
     batch: RewardBatch,
     number: int,
     judged: Mapping[str, np.ndarray] | None = None,
+    pictures: Sequence[np.ndarray | None] | None = None,
 ) -> None:
     """The first `number` candidates of a rollout and its rewards, rows alike.
 
-    judged: (B,) for each metric of a judge, nan where it says nothing.
-    Pictures: `pictures` of the batch where it has them, (num, H, W, 3) uint8 or None for each
-    candidate. SettingsError("out", ...) where the disk refuses.
+    judged: (B,) for each metric of a judge, nan where it says nothing. pictures: (num, H, W, 3)
+    uint8 or None for each of those candidates. SettingsError("out", ...) where the disk refuses.
     """
     number = min(number, len(rollout))
     rows = [_row(rollout, batch, place, judged or {}) for place in range(number)]
     text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    pictures = getattr(batch, "pictures", None)
     try:
         folder.mkdir(exist_ok=True)
         runs.write_text(folder / f"{iteration:05d}.jsonl", text)
