@@ -270,12 +270,13 @@ def _fill_old_buffers(model: torch.nn.Module, device: torch.device) -> None:
 
 def _load_lora(folder: Path, device: str | torch.device, dtype: torch.dtype) -> Policy:
     """The policy that the LoRA matrices in the folder belong to, with them. It is a bundled one or
-    lies beside the folder."""
+    lies beside the folder. The folder's own manifest counts, where it has one."""
     base = lora.read_base(folder)
     policy = Policy.load(resolve_policy(base.name, folder.parent, allow_folders=False))
     if policy.identity != base.identity:
         raise SettingsError("policy", f"{folder} belongs to another {base.name} than is here")
-    manifest = dataclasses.replace(policy.manifest, name=folder.name)
+    own = read_manifest(folder)
+    manifest = own or dataclasses.replace(policy.manifest, name=folder.name)
     model = lora.merged(policy.model, folder).to(device, dtype)
     return Policy(manifest, policy.config, model=model, tokenizer=policy.tokenizer)
 

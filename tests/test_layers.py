@@ -53,6 +53,7 @@ ORDER = [
     "adapter",
     "data",
     "runs",
+    "process_group",
     "intervals",
     "page",
     "pixels",
@@ -68,6 +69,7 @@ ORDER = [
     "picture_memory",
     "aesthetic_heads",
     "old_open_clip",
+    "open_clip_weights",
     "scorers",
     "image_reward",
     "preference_scorers",
@@ -88,6 +90,7 @@ ORDER = [
     "refine",
     "evaluate",
     "demo",
+    "export",
     "__main__",
 ]
 TEXT_LAYERS = {*ORDER[: ORDER.index("tokenizing")], "data"}

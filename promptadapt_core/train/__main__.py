@@ -2,7 +2,8 @@
 `... ppo --help`, `... rejection --help`, `... dpo --help`.
 
 Exit code 0 when a run is done, 2 with one sentence on stderr for bad input, 130 when Ctrl-C
-stopped a run, whose state is then saved.
+stopped a run, whose state is then saved. `ppo` runs in several processes where accelerate or
+torchrun starts them.
 """
 
 from __future__ import annotations
@@ -47,15 +48,46 @@ def main(arguments: list[str] | None = None) -> int:
         add_flags(parser_of, kind)
         add_flags(parser_of, RewardSettings)
         parser_of.set_defaults(run=work)
+    for trainer, parser_of in trainers.choices.items():
+        _add_plan(parser_of, trainer)
     options = parser.parse_args(arguments)
-    return run(parser.prog, lambda: options.run(options), extra="train")
+    work = _plan if options.plan else options.run
+    return run(parser.prog, lambda: work(options), extra="train")
+
+
+def _add_plan(parser: argparse.ArgumentParser, trainer: str) -> None:
+    parser.set_defaults(trainer=trainer)
+    parser.add_argument(
+        "--plan",
+        nargs="?",
+        const="text",
+        choices=("text", "json"),
+        help="say what the run would cost, from a probe of about half a minute, and do not make it",
+    )
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from ..decoding import Stopped
+    from ..runs import Progress
+    from .planning import plan_of, told
+
+    keep_freed_memory()
+    with interruptible() as should_stop:
+        try:
+            plan = plan_of(options.trainer, options, Progress(), should_stop)
+        except Stopped:
+            return 130
+    print(told(plan, options.plan))
+    return 0
 
 
 def _sft(options: argparse.Namespace) -> int:
     settings = SftSettings(**given(SftSettings, options))
+    from ..process_group import refuse_several
     from ..runs import Progress
     from .sft import train_sft
 
+    refuse_several("sft")
     keep_freed_memory()
     with interruptible() as should_stop:
         result = train_sft(settings, report=Progress(), should_stop=should_stop)
@@ -77,21 +109,26 @@ def _ppo(options: argparse.Namespace) -> int:
     settings = PpoSettings(**given(PpoSettings, options))
     reward_settings = RewardSettings(**given(RewardSettings, options))
     alarms = AlarmSettings(**given(AlarmSettings, options))
+    from ..process_group import process_group
     from ..runs import Progress
     from .ppo import train_ppo
     from .rendered_reward import load_parts
 
     keep_freed_memory()
-    reward, judge = load_parts(settings, reward_settings)
-    with interruptible() as should_stop:
-        result = train_ppo(
-            settings,
-            reward=reward,
-            judge=judge,
-            alarms=alarms,
-            report=Progress(),
-            should_stop=should_stop,
-        )
+    with process_group(settings.device, settings.group_timeout_minutes) as group:
+        reward, judge = load_parts(settings, reward_settings, group)
+        with interruptible(tells=group.is_main) as should_stop:
+            result = train_ppo(
+                settings,
+                reward=reward,
+                judge=judge,
+                alarms=alarms,
+                report=Progress(),
+                should_stop=should_stop,
+                group=group,
+            )
+    if not group.is_main:  # the main process has told
+        return 130 if result.status == "stopped" else 0
     if result.status == "stopped":
         print(
             f"stopped after iteration {result.iteration} of {result.num_iterations} and saved; "
@@ -109,10 +146,12 @@ def _ppo(options: argparse.Namespace) -> int:
 def _rejection(options: argparse.Namespace) -> int:
     settings = RejectionSettings(**given(RejectionSettings, options))
     reward_settings = RewardSettings(**given(RewardSettings, options))
+    from ..process_group import refuse_several
     from ..runs import Progress
     from .rejection import train_rejection
     from .rendered_reward import load_parts
 
+    refuse_several("rejection")
     keep_freed_memory()
     reward, judge = load_parts(settings, reward_settings)
     with interruptible() as should_stop:
@@ -125,9 +164,11 @@ def _rejection(options: argparse.Namespace) -> int:
 def _dpo(options: argparse.Namespace) -> int:
     settings = DpoSettings(**given(DpoSettings, options))
     reward_settings = RewardSettings(**given(RewardSettings, options))
+    from ..process_group import refuse_several
     from ..runs import Progress
     from .dpo import train_dpo
 
+    refuse_several("dpo")
     keep_freed_memory()
     reward = judge = None
     if not settings.votes:

@@ -32,11 +32,12 @@ from ..manifest import Manifest
 from ..policy import Policy
 from ..rollouts import RewardFunction
 from ..settings import SettingsError
-from .mined import Batch, Group, MinedFile, groups_of
+from .mined import Batch, Group, finished_batches, groups_of
 from .mining import Mine
 from .mining_metrics import MINING_METRICS, mining_metrics
 from .mining_plan import make_plan
 from .rounds_preparing import Prepared, load_policy
+from .sft import write_row
 
 STATE_FORMAT = 1
 TENSORBOARD_NAME = "tensorboard"
@@ -137,7 +138,7 @@ class Rounds:
             "round": 0, "policy": "", "seconds": 0.0, "best_reward": -math.inf, "measured": False,
         }  # fmt: skip
         self.began = time.monotonic()
-        self._load_state()
+        self.run_folder.restore(STATE_FORMAT, lambda state: self.progress.update(state["progress"]))
         self.run_folder.finish_replacing("best", "last")
         path, done = self.run_folder.path, self.progress["round"] + self.progress["measured"]
         tables = (reward.metrics if reward else {}), (judge.metrics if judge else {})
@@ -200,7 +201,7 @@ class Rounds:
         """What earlier rounds rendered costs nothing any more."""
         assert self.mine is not None
         for number in range(1, self.progress["round"] + 1 + self.progress["measured"]):
-            for batch in MinedFile(self.folder(number) / CANDIDATES_NAME).batches:
+            for batch in finished_batches(self.folder(number) / CANDIDATES_NAME):
                 self.mine.remember(batch)
 
     def _say_plan(self, should_stop: Callable[[], bool]) -> None:
@@ -212,6 +213,7 @@ class Rounds:
             self.progress["round"],
             self.method.texts_per_input,
             should_stop,
+            judge=self.mine.judge if self.mine else None,
         )
         for sentence in (*plan.sentences(), *getattr(self.reward, "sentences", list)()):
             self.report.say(sentence)
@@ -270,9 +272,10 @@ class Rounds:
         assert self.reward is not None
         some_input = self.prepared.works[0].typed.user_input
         num_images = len(self.reward.seeds_of(some_input))
+        path = self.folder(number) / CANDIDATES_NAME
         batches: list[Batch] = self.mine.dig(
             PromptAdapter(policy),
-            self.folder(number) / CANDIDATES_NAME,
+            path,
             (number - 1) * self.settings.round_chunks,
             num_inputs,
             self.settings.most_images(number, num_images),
@@ -281,6 +284,8 @@ class Rounds:
         groups = groups_of(batches)
         row = mining_metrics(batches, groups, self.table)
         if not math.isfinite(row["mined/reward"]):
+            with contextlib.suppress(OSError):  # a run that goes on tries them again
+                path.unlink()
             raise SettingsError(
                 "renderer", f"no candidate of round {number} has a reward; what was saved is whole"
             )
@@ -332,12 +337,7 @@ class Rounds:
         row["time/learning_seconds"] = times[2] - times[1]
         if self.mine is not None:
             row["train/best_reward"] = self.progress["best_reward"]
-        try:
-            self.metrics.write(step, row)
-            if self.metrics.writer is not None:
-                self.metrics.writer.flush()
-        except OSError as error:
-            raise SettingsError("out", f"{self.metrics.path}: {error.strerror}") from None
+        write_row(self.metrics, step, row)
 
     def _count_time(self) -> None:
         now = time.monotonic()
@@ -347,14 +347,3 @@ class Rounds:
     def _save_state(self) -> None:
         self._count_time()
         self.run_folder.save_state({"format": STATE_FORMAT, "progress": self.progress})
-
-    def _load_state(self) -> None:
-        state = self.run_folder.load_state()
-        if state is None:
-            return
-        if state.get("format") != STATE_FORMAT:
-            raise SettingsError("resume", "the saved state is of another version of promptadapt")
-        try:
-            self.progress.update(state["progress"])
-        except runs.FOREIGN_STATE as error:
-            raise self.run_folder.foreign_state(error) from None
