@@ -1,5 +1,5 @@
-"""What tests of trainings in rounds share: a reward without pictures, what equal runs have to leave
-alike, and a process that is killed again and again.
+"""What tests of trainings share: a reward without pictures, what equal runs have to leave alike,
+and a process that is killed again and again.
 
 The killed process imports this module, so that it is paid by the same reward.
 """
@@ -127,6 +127,12 @@ def rows_of(folder: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in found]
 
 
+def num_rows(folder: Path) -> int:
+    """Rows of metrics.jsonl that are whole."""
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def num_lines(folder: Path) -> int:
     """Lines of all candidates and metrics: how far a run in rounds is."""
     rounds = [folder / "rounds" / f"{number:03d}" for number in (1, 2, 3)]
@@ -141,18 +147,24 @@ def num_lines(folder: Path) -> int:
 
 
 def train_though_killed(
-    work: str, chosen: dict[str, Any], how_far: Callable[[], int], most: int, seed: int
+    work: str,
+    chosen: dict[str, Any],
+    how_far: Callable[[], int],
+    most: int,
+    seed: int,
+    imports: str = "",
 ) -> None:
     """Run a training in processes that are killed, then in one that is left alone.
 
-    work: lines of Python that train with `settings`, a dict made of `chosen` and resume. Killed at
-    moments drawn at random, once `how_far` has grown by up to `most`; on Windows `kill` is
-    TerminateProcess, as sudden as SIGKILL.
+    work: lines of Python that train with `settings`, a dict made of `chosen` and resume; imports:
+    lines before them, at which none is killed. Killed at moments drawn at random, once `how_far`
+    has grown by up to `most`; on Windows `kill` is TerminateProcess, as sudden as SIGKILL. At least
+    one has to be alive still.
     """
     script = Path(chosen["out"]).parent / "script.py"
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(
-        f"from pathlib import Path\nimport training_runs\n\nchosen = {chosen!r}\n"
+        f"from pathlib import Path\nimport training_runs\n{imports}\n\nchosen = {chosen!r}\n"
         "settings = {**chosen, 'resume': Path(chosen['out']).is_dir()}\n"
         f"print('ready', flush=True)\n{work}\n",
         encoding="utf-8",
@@ -164,7 +176,7 @@ def train_though_killed(
         "env": {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": paths}, "text": True,
         "stdout": subprocess.PIPE,
     }  # fmt: skip
-    moments = random.Random(seed)
+    moments, num_killed = random.Random(seed), 0
     for _ in range(NUM_KILLS):
         with subprocess.Popen([sys.executable, str(script)], **options) as process:
             assert process.stdout is not None
@@ -173,6 +185,9 @@ def train_though_killed(
             while process.poll() is None and how_far() < wanted:
                 time.sleep(0.002)
             time.sleep(moments.uniform(0.0, 0.3))
+            num_killed += process.poll() is None
             process.kill()
     final = subprocess.run([sys.executable, str(script)], check=False, timeout=600, **options)
     assert final.returncode == 0
+    print(f"killed at {num_killed} moments of {NUM_KILLS}")
+    assert num_killed > 0
