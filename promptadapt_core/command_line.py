@@ -99,7 +99,7 @@ def keep_freed_memory() -> None:
 
 def _typed(name: str) -> str:
     """A setting's name as the user typed it."""
-    return "TEXT" if name == "user_input" else f"--{name.replace('_', '-')}"
+    return {"user_input": "TEXT", "run": "RUN"}.get(name) or f"--{name.replace('_', '-')}"
 
 
 def _refused(program: str, reason: str) -> int:

@@ -101,8 +101,10 @@ def _policies_in(root: Path, source: str) -> list[PolicyInfo]:
 
 
 def _folders_in(root: Path) -> list[Path]:
+    """Hidden ones are what is being written, or was when its process was killed."""
     try:
-        return sorted(path for path in root.iterdir() if path.is_dir())
+        folders = [path for path in root.iterdir() if path.is_dir()]
+        return sorted(path for path in folders if not path.name.startswith("."))
     except (OSError, ValueError):  # not there, not a folder, not ours to read, not a path
         return []
 

@@ -109,9 +109,13 @@ class LaunchedGroup(ProcessGroup):
         timeout = datetime.timedelta(minutes=timeout_minutes)
         try:
             PartialState(cpu=True, backend="gloo", timeout=timeout)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # ValueError: what a launcher sets is not there
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ProcessFailed(f"the processes did not find each other: {reason}") from None
+            names = [name for name in NUM_PROCESSES_NAMES if name in os.environ]
+            raise ProcessFailed(
+                f"the processes did not find each other: {reason}; without a launcher, unset "
+                f"{', '.join(names)}, which says that there are {num_launched()}"
+            ) from None
         dist = torch.distributed
         super().__init__(dist.get_rank(), dist.get_world_size())
         self.told: Exception | None = None  # what all processes have raised together
@@ -240,7 +244,7 @@ class LaunchedGroup(ProcessGroup):
 def num_launched() -> int:
     """Processes that a launcher started together with this one, itself included."""
     numbers = [os.environ.get(name, "") for name in NUM_PROCESSES_NAMES]
-    return max([1, *(int(number) for number in numbers if number.isdigit())])
+    return max([1, *(int(number) for number in numbers if number.isdecimal())])
 
 
 def refuse_several(what: str) -> None:

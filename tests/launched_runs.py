@@ -33,10 +33,10 @@ from promptadapt_core.train.rendered_reward import RenderedReward
 
 
 class Trouble:
-    """What goes wrong in one process in one iteration, counted from 1."""
+    """What goes wrong in one process in one iteration, counted from 1; 0 is the plan's probe."""
 
     def __init__(self, fault: str = "", iteration: int = 1):
-        self.fault, self.iteration, self.now = fault, iteration, 1
+        self.fault, self.iteration, self.now = fault, iteration, 0
         self.stops = False
 
     def draw(self) -> None:
@@ -45,7 +45,7 @@ class Trouble:
             self.stops = True
 
     def judge(self) -> None:
-        """Once in every iteration."""
+        """Once in the probe and in every iteration."""
         self.now += 1
         if self.now <= self.iteration or not self.fault:
             return

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from promptadapt_core.export.evaluation_table import Report, table_row
+from promptadapt_core.export.evaluation_table import Report, code, table_row
 from promptadapt_core.export.finished import Run
 from promptadapt_core.settings import SettingsError
 
@@ -77,6 +77,28 @@ def test_a_row_of_another_run_is_not_taken(tmp_path: Path) -> None:
 def test_what_is_no_report_is_refused(tmp_path: Path, content: Any) -> None:
     with pytest.raises(SettingsError, match="evaluation: .* is not a report of an evaluation"):
         report(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rows": [{}]},
+        {"rows": [3]},
+        {"rows": [{"domain": "cats", "row": "rl", "metrics": {"reward": {"value": "much"}}}]},
+        {"definitions": [{"row": "rl", "folders": [None]}]},
+        {"differences": [None]},
+    ],
+)
+def test_a_report_with_odd_rows_is_one_sentence(tmp_path: Path, changes: dict[str, Any]) -> None:
+    made = report(tmp_path, {**found(), **changes})
+    with pytest.raises(SettingsError, match="evaluation: "):
+        made.markdown(made.row_of(run(tmp_path / "ppo"), "best"))
+
+
+def test_code_stays_code() -> None:
+    assert code("a | b") == "`a | b`"
+    assert code("a`b``c") == "```a`b``c```"
+    assert code("`a`\n# b") == "`` `a` # b ``"
 
 
 def test_a_cell_cannot_break_its_table() -> None:

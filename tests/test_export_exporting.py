@@ -163,6 +163,114 @@ def test_what_is_there_stays(made: Path, tmp_path: Path) -> None:
         exported(made / "sft", tmp_path / "mine")
 
 
+def test_a_half_written_export_is_not_listed(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not while it is written, so not either where its process was killed."""
+    seen: list[list[str]] = []
+    write = exporting.write_whole
+
+    def watched(*arguments: Any) -> None:
+        write(*arguments)
+        seen.append([name for name in policy_names([tmp_path]) if name not in policy_names()])
+
+    monkeypatch.setattr(exporting, "write_whole", watched)
+    exported(made / "sft", tmp_path / "mine")
+    assert seen == [[]]
+
+
+def test_folders_beside_it_are_not_touched(made: Path, tmp_path: Path) -> None:
+    """mine.old and mine.new are what people call their own copies."""
+    for name in ("mine.old", "mine.new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "precious").write_text(name, encoding="utf-8")
+    folder = exported(made / "sft", tmp_path / "mine")
+    for name in ("mine.old", "mine.new"):
+        assert (tmp_path / name / "precious").read_text(encoding="utf-8") == name
+    assert not (folder / "precious").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "mine.old", "mine.new"}
+
+
+def test_a_disk_that_refuses_is_one_sentence(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk under the weights: safetensors has an error of its own for it."""
+    import safetensors
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(Policy, "save", refuse)
+    with pytest.raises(SettingsError, match="out: .*mine cannot be written .*No space left"):
+        exported(made / "sft", tmp_path / "mine")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_that_lacks_numbers_is_one_sentence(made: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(made / "sft" / "best", run / "best")
+    for settings in ({"num_episodes": "many", "rollout_size": 2}, {"num_episodes": 2.5}, {}):
+        config = {"trainer": "ppo", "settings": settings, "data": {}}
+        (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        if not settings:  # an older run that did not know them had what is the default now
+            assert "0 of" in Policy.load(exported(run, tmp_path / "mine")).manifest.description
+            continue
+        with pytest.raises(SettingsError, match="run: .*num_episodes"):
+            exported(run, tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"base_model": "C:\\Users\\jane\\gpt2"}, "base_model: expected OWNER/NAME"),
+        ({"base_model": "a\nb: c"}, "base_model: expected OWNER/NAME"),
+        ({"out": "mine "}, "out: expected the name of a folder"),
+    ],
+)
+def test_what_would_spoil_the_card_is_refused(
+    made: Path, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    out = str(tmp_path / changes.pop("out", "mine"))
+    with pytest.raises(SettingsError, match=told):
+        exporting.export(made / "sft", ExportSettings(**{"licence": "mit", "out": out, **changes}))
+
+
+def test_the_front_matter_is_yaml_of_texts(made: Path, tmp_path: Path) -> None:
+    """`no` is a language, 1.0 and `null` are licences of nobody: none may turn into a value."""
+    for number, licence in enumerate(("no", "1.0", "null")):
+        folder = exported(
+            made / "sft", tmp_path / str(number), licence=licence, language=("no", "de"),
+            tag=("\U0001d49c tag", "1e3"), base_model="owner/model",
+        )  # fmt: skip
+        found = front_matter(folder)
+        assert found["license"] == licence
+        assert found["language"] == ["no", "de"]
+        assert found["tags"][-2:] == ["\U0001d49c tag", "1e3"]
+        assert found["base_model"] == "owner/model"
+
+
+def test_no_setting_breaks_out_of_the_card(made: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(made / "sft", run)
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    config["settings"]["pairs"] = "C:\\Users\\jane\\a`b|c<img src=x>.jsonl"
+    config["settings"]["base"] = "x`y|<b>z"
+    config["reward"] = {"terms": {}}
+    config["settings"]["renderer"] = "r`<script>"
+    (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with open(run / "metrics.jsonl", "ab") as file:
+        file.write(b'{"step": 999, "train/loss": NaN, "valid/loss": Infinity}\n')
+    folder = exported(run, tmp_path / "my `own`")
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "jane" not in text
+    assert "``a`b|c<img src=x>.jsonl``" in text
+    assert "| from | ``x`y\\|<b>z`` |" in text
+    assert "``r`<script>``" in text
+    assert "`` my `own` ``" in text
+    assert "--policy 'my `own`' --models-folder" in text
+    assert not {"nan", "inf"} & set(text.lower().split())
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -182,7 +290,9 @@ def test_what_is_no_run_is_refused(
         for name, text in content.items():
             (run / name).write_text(text, encoding="utf-8")
     assert command.main([str(run), f"--out={tmp_path / 'mine'}", "--licence=mit"]) == 2
-    assert told in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.startswith("promptadapt_core.export: RUN: ")  # as --help calls it
     assert not (tmp_path / "mine").exists()
 
 

@@ -154,6 +154,12 @@ def test_public_has_to_be_said(server: type[Hub], folder: Path) -> None:
     assert server.files == {}
     assert hub.push(folder, "me/open", public=True).endswith("me/open")
     assert len(server.files) == 3
+    server.files.clear()
+    hub.push(folder, "me/closed", public=False)
+    server.files.clear()
+    with pytest.raises(SettingsError, match="push: me/closed is there already and private"):
+        hub.push(folder, "me/closed", public=True)
+    assert server.files == {}
 
 
 def test_nothing_is_sent_without_being_asked(server: type[Hub], folder: Path) -> None:

@@ -3,6 +3,7 @@ test_train_processes.py."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -121,3 +122,36 @@ def test_messages_are_exact_and_hold_no_programs() -> None:
     program = torch.frombuffer(groups._encoded(ALONE), dtype=torch.uint8)
     with pytest.raises(Exception, match="[Ww]eights.only"):
         groups._decoded(program)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"WORLD_SIZE": "2"},  # of a cluster, where nothing was launched
+        {"WORLD_SIZE": "2", "RANK": "x", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"},
+    ],
+)
+def test_what_no_launcher_set_is_one_sentence(names: dict[str, str]) -> None:
+    code = (
+        "import sys\n"
+        "from promptadapt_core.command_line import run\n"
+        "from promptadapt_core.process_group import process_group\n"
+        "def work():\n"
+        "    with process_group('cpu', 0.05):\n"
+        "        pass\n"
+        "sys.exit(run('train', work))\n"
+    )
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env={**os.environ, **names}, timeout=120,
+        capture_output=True, encoding="utf-8",
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "without a launcher, unset WORLD_SIZE, which says that there are 2" in done.stderr
+
+
+def test_a_number_that_is_none_counts_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("\u00b2", "", "-3", "many"):
+        monkeypatch.setenv("WORLD_SIZE", text)
+        assert num_launched() == 1

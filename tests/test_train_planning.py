@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -77,13 +79,46 @@ def test_a_plan_of_ppo_leaves_nothing_behind(
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
+def test_a_folder_above_is_not_written_to(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned(flags("ppo", inputs, Path(".."), *ROLLOUTS, "--judge=none"), capsys)
+    assert all_files(tmp_path) == {}
+
+
+def test_a_plan_of_fine_tuning_can_be_broken_off(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from promptadapt_core.train.sft import Trainer
+
+    step, steps = Trainer._train_step, []
+
+    def interrupted(self: Trainer) -> object:
+        steps.append(1)
+        signal.raise_signal(signal.SIGINT)
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "_train_step", interrupted)
+    arguments = ["sft", f"--pairs={inputs / 'pairs.jsonl'}", f"--out={tmp_path / 'run'}",
+                 "--device=cpu", "--vocab-size=330", "--hidden-size=32", "--num-layers=2",
+                 "--num-heads=2"]  # fmt: skip
+    assert command.main([*arguments, "--plan"]) == 130
+    assert len(steps) == 1
+    assert capsys.readouterr().out == ""
+    assert all_files(tmp_path) == {}
+
+
 def test_it_needs_no_run_folder(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [one for one in flags("ppo", inputs, Path()) if not one.startswith("--out")]
     assert planned([*arguments, *ROLLOUTS, "--judge=none"], capsys)["iterations"] == 3
 
 
 def test_what_is_kept_and_done_is_not_planned_again(
-    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    inputs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The run's plain pictures are known, and two of its five iterations are done."""
     out = tmp_path / "run"
@@ -94,6 +129,13 @@ def test_what_is_kept_and_done_is_not_planned_again(
     assert (found["iterations"], found["episodes"], found["images"]) == (3, 24, 48)
     assert found["plain_images"] == 0
     assert all_files(out) == before
+    with open(out / "metrics.jsonl", "ab") as file:  # killed in its fourth, with nothing saved
+        file.write(b'{"step": 3}\n{"step": 4}\n')
+    before = all_files(out)
+    assert planned([*arguments, "--resume", "--num-episodes=40"], capsys)["iterations"] == 3
+    (out / "baselines" / "large.bin").write_bytes(b"of somebody else")
+    before = all_files(out)
+    monkeypatch.setattr(shutil, "copytree", lambda *_: pytest.fail("all of it was copied"))
     shared = [*arguments[:3], f"--out={tmp_path / 'new'}", *arguments[4:]]
     found = planned([*shared, f"--baselines={out / 'baselines'}"], capsys)
     assert (found["iterations"], found["plain_images"]) == (3, 0)

@@ -127,6 +127,7 @@ def done(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
         "bad program": job("bad program", trouble=(1, "program", 2)),
         "bad folder": {"settings": tiny(inputs, folder / "file")},
         "bad copy": job("bad copy", of_1={"lr": 0.5}),
+        "bad samples": job("bad samples", of_1={"samples_every": 0, "checkpoint_every": 7}),
     }
     pair = Pair(folder / "jobs", [*jobs.values()])
     ended = pair.end()
@@ -219,6 +220,11 @@ def test_what_one_process_finds_wrong_stops_all_with_the_cause(done: dict[str, A
     assert all("is a file, expected a folder" in status for status in statuses(done, "bad folder"))
     assert statuses(done, "bad copy") == [
         f"SettingsError: lr: {place}is not that of the main process: lr"
+        for place in ("process 1: ", "")
+    ]
+    assert statuses(done, "bad samples") == [
+        f"SettingsError: checkpoint_every: {place}is not that of the main process: "
+        "checkpoint_every, samples_every"
         for place in ("process 1: ", "")
     ]
     for name in ("bad setting", "bad program"):  # the iteration before is whole

@@ -150,7 +150,7 @@ def test_the_estimates_follow_from_their_arithmetic() -> None:
         episodes, each, inputs = (int(number.replace(",", "")) for number in asked)
         pictures, steps, whole, speed = (
             int(rows[name][column].replace(",", ""))
-            for name in ("pictures, at most", "steps each", "steps in all",
+            for name in ("pictures, about", "steps each", "steps in all",
                          "assumed steps a second")
         )  # fmt: skip
         assert pictures == (episodes + inputs) * each

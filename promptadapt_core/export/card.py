@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shlex
 
 from .. import page
 from ..lora import LoraBase
 from ..manifest import Manifest
+from ..runs import duration
 from .command import shown_name, train_command
-from .evaluation_table import table_row
+from .evaluation_table import code, table_row
 from .finished import Run
 from .settings import NO_LICENCE, ExportSettings
 
@@ -73,7 +75,7 @@ class Card:
         settings = self.settings
         lines = ["---"]
         if settings.licence != NO_LICENCE:
-            lines.append(f"license: {settings.licence}")
+            lines.append(f"license: {json.dumps(settings.licence)}")
         lines += ["language:", *(f"- {json.dumps(code)}" for code in settings.language or ("en",))]
         lines.append(f"library_name: {'peft' if self.base else 'transformers'}")
         lines.append("pipeline_tag: text-generation")
@@ -84,7 +86,7 @@ class Card:
         tags = dict.fromkeys(
             ["promptadapt", "prompt-adaptation", "text-to-image", self.run.method, *settings.tag]
         )
-        lines += ["tags:", *(f"- {json.dumps(tag)}" for tag in tags), "---"]
+        lines += ["tags:", *(f"- {json.dumps(tag, ensure_ascii=False)}" for tag in tags), "---"]
         return "\n".join(lines)
 
     def _about(self) -> str:
@@ -94,19 +96,21 @@ class Card:
             "a person types into the prompt that an image model wants."
         )
         start = run.start
-        begun = "nothing" if start == "scratch" else f"`{shown_name(start)}`"
+        begun = "nothing" if start == "scratch" else code(shown_name(start))
         size = f"{self.num_parameters / 1e6:,.1f} million parameters"
         rows = [
             ("trained by", METHODS.get(run.method, run.method)),
             ("from", begun),
             ("how far", f"{run.how_far()}; these are the weights of `{self.checkpoint}`"),
             ("size", size),
-            ("reads", f"`{self.manifest.template}`"),
+            ("reads", code(self.manifest.template)),
             ("licence", settings.licence if settings.licence != NO_LICENCE else "none given"),
         ]
         if self.base:
             name, identity = self.base
-            told = f"LoRA matrices of `{name}` (weights {identity}), which is needed beside them"
+            told = (
+                f"LoRA matrices of {code(name)} (weights {identity}), which is needed beside them"
+            )
             rows.insert(3, ("file", told))
         table = "\n".join([table_row(["", ""]), table_row(["---", "---"]), *map(table_row, rows)])
         return f"{first}\n\n{table}"
@@ -115,13 +119,16 @@ class Card:
         name = self.manifest.name
         beside = ""
         if self.base:
-            beside = f" `{self.base.name}` has to be there too, if promptadapt does not bring it."
+            beside = (
+                f" {code(self.base.name)} has to be there too, if promptadapt does not bring it."
+            )
         return (
             "## Use\n\n"
-            f"Put this folder into `models/promptadapt/{name}` of ComfyUI, Automatic1111 or Forge: "
-            f"the nodes and scripts of promptadapt list it as `{name}`.{beside} On the command "
-            "line:\n\n"
-            f'    python -m promptadapt_core adapt --policy {name} --models-folder FOLDER "a cat"'
+            f"Put this folder into {code(f'models/promptadapt/{name}')} of ComfyUI, Automatic1111 "
+            f"or Forge: the nodes and scripts of promptadapt list it as {code(name)}.{beside} On "
+            "the command line:\n\n"
+            f"    python -m promptadapt_core adapt --policy {shlex.quote(name)} "
+            '--models-folder FOLDER "a cat"'
             "\n\nwhere `FOLDER` is the one that this folder lies in."
         )
 
@@ -129,7 +136,7 @@ class Card:
         lines = []
         for data in self.run.data():
             number = f", {data.number:,} different lines" if data.number else ""
-            lines.append(f"- {data.what}: `{data.name}`{number}, SHA-256 `{data.sha256}`")
+            lines.append(f"- {data.what}: {code(data.name)}{number}, SHA-256 {code(data.sha256)}")
         policy = self.run.config["data"].get("policy") or self.run.config["data"].get("base")
         if policy:
             lines.append(f"- the policy it began with: files of SHA-256 `{policy}...`")
@@ -139,7 +146,11 @@ class Card:
         return f"## Data\n\n{text}\n\n{shown}"
 
     def _training(self) -> str:
-        parts = ["## Training", "```\n" + train_command(self.run) + "\n```"]
+        command = train_command(self.run)
+        fence = "```"
+        while fence in command:
+            fence += "`"
+        parts = ["## Training", f"{fence}\n{command}\n{fence}"]
         parts.append(
             "Folders are left out of the command, and defaults, which are the version's below."
         )
@@ -154,7 +165,7 @@ class Card:
         machine = self.run.config.get("machine", {})
         if math.isfinite(hours):
             told = ", ".join(f"{name} {value}" for name, value in machine.items())
-            parts.append(f"{hours:.2g} hours on one machine ({told}).")
+            parts.append(f"It took {duration(3600 * hours)} ({told}).")
         return "\n\n".join(parts)
 
     def _results(self) -> str:
@@ -173,7 +184,7 @@ class Card:
             heads = [table_row(["", "at the start", "at the end"]), table_row(["---"] * 3)]
             parts.append("\n".join([*heads, *rows]))
         if run.alarms:
-            told = ", ".join(f"`{name}` {n} times" for name, n in sorted(run.alarms.items()))
+            told = ", ".join(f"{code(name)} {n} times" for name, n in sorted(run.alarms.items()))
             parts.append(f"Alarms that the reward was being gamed: {told}.")
         elif run.trainer == "ppo":
             parts.append("No alarm that the reward was being gamed.")
@@ -195,9 +206,9 @@ class Card:
             "length. The weights alone promise none of that.",
         ]
         if self.run.trainer in ("ppo", "rejection") or self.run.config.get("reward"):
-            renderer = shown_name(str(self.run.settings.get("renderer", "")))
+            renderer = code(shown_name(str(self.run.settings.get("renderer", ""))))
             lines.append(
-                f"It learned to please one scorer with pictures of one model (`{renderer}`). What "
+                f"It learned to please one scorer with pictures of one model ({renderer}). What "
                 "that scorer likes is not what everybody likes, and other image models may answer "
                 "its words otherwise."
             )

@@ -26,7 +26,10 @@ class Report:
             found = json.loads(file.read_text(encoding="utf-8"))
             self.found: dict[str, Any] = found
             self.rows: list[dict[str, Any]] = found["rows"]
-            self.folders = {one["row"]: one["folders"] for one in found["definitions"]}
+            self.folders = {
+                str(one["row"]): [str(folder) for folder in one["folders"]]
+                for one in found["definitions"]
+            }
             self.domains: Mapping[str, int] = dict(found["inputs"])
             self.settings: Mapping[str, Any] = dict(found["settings"])
             self.num_images = found["reward"]["num_images"]
@@ -49,7 +52,14 @@ class Report:
         )
 
     def markdown(self, row: str) -> str:
-        """The tables of all domains, this row in bold."""
+        """The tables of all domains, this row in bold. SettingsError("evaluation", ...)."""
+        try:
+            return self._markdown(row)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            reason = f"the report is not one of an evaluation: {type(error).__name__}: {error}"
+            raise SettingsError("evaluation", reason) from None
+
+    def _markdown(self, row: str) -> str:
         parts = []
         for domain, number in self.domains.items():
             entries = [entry for entry in self.rows if entry["domain"] == domain]
@@ -59,11 +69,11 @@ class Report:
         pictures = "1 picture" if self.num_images == 1 else f"{self.num_images} pictures"
         renderer = last_part(str(self.settings.get("renderer", "")))
         about = (
-            f"By `python -m promptadapt_core.evaluate` with `{renderer}`, {pictures} of each "
+            f"By `python -m promptadapt_core.evaluate` with {code(renderer)}, {pictures} of each "
             "candidate, the same seeds in all rows; 95% intervals in parentheses."
         )
         if seeds > 1:
-            about += f" `{row}` is the mean of {seeds} training runs, this one among them."
+            about += f" {code(row)} is the mean of {seeds} training runs, this one among them."
         return "\n\n".join([about, *parts])
 
     def _table(self, entries: Sequence[Mapping[str, Any]], row: str) -> str:
@@ -92,6 +102,16 @@ def _text(estimate: Mapping[str, Any] | None) -> str:
     names = ("value", "low", "high")
     known = {n: float("nan") if estimate.get(n) is None else estimate[n] for n in names}
     return estimate_text(known)
+
+
+def code(text: str) -> str:
+    """As it is, on one line, in Markdown: fenced by more backticks than it has in a row."""
+    text = " ".join(text.split())
+    fence = "`"
+    while fence in text:
+        fence += "`"
+    space = " " if text[:1] == "`" or text[-1:] == "`" else ""
+    return f"{fence}{space}{text}{space}{fence}"
 
 
 def table_row(cells: Sequence[str]) -> str:

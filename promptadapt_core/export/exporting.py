@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from .. import runs
@@ -52,6 +55,7 @@ def export(source: str | Path, settings: ExportSettings) -> Exported:
 
 def is_export(folder: Path) -> bool:
     """Whether it is a policy with a card, and no run."""
+    folder = Path(os.path.abspath(folder))
     here = {info.folder.name for info in find_policies(folder.parent)}
     return folder.name in here and (folder / CARD_NAME).is_file()
 
@@ -88,14 +92,30 @@ def _write(run: Run, settings: ExportSettings) -> Path:
         )  # fmt: skip
         (place / CARD_NAME).write_text(card.text(), encoding="utf-8", newline="\n")
 
+    _fill(folder, write)
+    assert folder.name in policy_names([folder.parent]), "what is exported is listed"
+    return folder
+
+
+def _fill(folder: Path, write: Callable[[Path], None]) -> None:
+    """A new folder, whole or not at all. It is written beside under a name of this process: what
+    lies there, NAME.old too, is somebody's own. SettingsError("out", ...)."""
+    beside = folder.with_name(f".exporting-{os.getpid()}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        runs.replace_folder(folder, write)
+        runs.replace_folder(beside, write)
+        try:
+            os.rename(beside, folder)
+        except OSError:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
     except OSError as error:
         reason = error.strerror or error
         raise SettingsError("out", f"{folder} cannot be written ({reason})") from None
-    assert folder.name in policy_names([folder.parent]), "what is exported is listed"
-    return folder
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("safetensors", "safetensors_rust"):
+            raise
+        raise SettingsError("out", f"{folder} cannot be written ({error})") from None
 
 
 def _check_licence(settings: ExportSettings) -> None:
@@ -113,7 +133,9 @@ def _new_folder(out: str) -> Path:
         raise SettingsError("out", "expected the folder to write")
     folder = Path(out)
     try:
-        check_name(folder.name)
+        if check_name(folder.name) != folder.name:
+            reason = f"expected the name of a folder, got {folder.name!r:.80}"
+            raise SettingsError("out", reason)
     except SettingsError as error:
         raise SettingsError("out", error.reason) from None
     bundled = {info.name.casefold() for info in find_policies()}

@@ -14,9 +14,11 @@ from typing import Any
 from .. import runs
 from ..settings import SettingsError
 from ..train.batches import file_sha256
+from ..train.planning import SETTINGS
 
 ALARMS_NAME = "alarms.jsonl"
-TRAINERS = ("sft", "ppo", "rejection", "dpo")
+# What is counted with here; others are only shown.
+NUMBERS = {"num_episodes": 1, "rollout_size": 1, "group_size": 1, "num_rounds": 1, "lora_rank": 0}
 LEVEL_ROWS = 5  # of metrics, at most, that the first and the last level are means of
 
 
@@ -33,7 +35,7 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """trainer: one of TRAINERS. rows: of metrics.jsonl. alarms: how many of each name."""
+    """trainer: one of SETTINGS. rows: of metrics.jsonl. alarms: how many of each name."""
 
     path: Path
     trainer: str
@@ -132,12 +134,26 @@ def read_run(folder: str | Path) -> Run:
         raise SettingsError("run", f"{folder} is not a run: it has no config.json") from None
     except (OSError, ValueError, RecursionError) as error:
         raise SettingsError("run", f"{path / runs.CONFIG_NAME} cannot be read: {error}") from None
-    known = isinstance(config, dict) and config.get("trainer") in TRAINERS
+    known = isinstance(config, dict) and config.get("trainer") in [*SETTINGS]
     if not known or not all(isinstance(config.get(part), dict) for part in ("settings", "data")):
         raise SettingsError("run", f"{folder} is not a run of promptadapt_core.train")
+    config = {**config, "settings": _with_defaults(config, path)}
     rows = [row for row in _json_lines(path / runs.METRICS_NAME) if type(row.get("step")) is int]
     alarms = Counter(str(row.get("name")) for row in _json_lines(path / ALARMS_NAME))
     return Run(path, config["trainer"], config, rows, dict(alarms))
+
+
+def _with_defaults(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The settings of a run; what it did not know yet has its default. SettingsError("run", ...)
+    for a number that is none."""
+    fields = dataclasses.fields(SETTINGS[config["trainer"]])
+    settings = {**{field.name: field.default for field in fields}, **config["settings"]}
+    for name, least in NUMBERS.items():
+        value = settings.get(name, least)
+        if type(value) is not int or value < least:
+            reason = f"{name} is {value!r:.80} in {path / runs.CONFIG_NAME}, expected a number"
+            raise SettingsError("run", reason)
+    return settings
 
 
 def checkpoint_of(run: Run, name: str) -> Path:

@@ -26,7 +26,7 @@ def check_repository(name: str) -> None:
 def push(folder: Path, name: str, public: bool) -> str:
     """Send the files of the folder to a model repository, made where there is none; its address.
 
-    Private unless `public`; one that is there already and public is refused then.
+    Private unless `public`; one that is there already and is not what was asked for is refused.
     SettingsError("push", ...) for whatever the hub or the network refuses.
     """
     import huggingface_hub
@@ -37,6 +37,9 @@ def push(folder: Path, name: str, public: bool) -> str:
         is_private = api.model_info(made.repo_id).private
         if not public and not is_private:
             reason = f"{made.repo_id} is there already and public: --public publishes there"
+            raise SettingsError("push", reason)
+        if public and is_private:
+            reason = f"{made.repo_id} is there already and private: leave --public out"
             raise SettingsError("push", reason)
         api.upload_folder(
             repo_id=made.repo_id, folder_path=folder, commit_message="Export of promptadapt"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from ..policies import HUB_NAME
 from ..settings import Settings, SettingsError, setting
 
 NO_LICENCE = "none"
@@ -43,7 +44,9 @@ class ExportSettings(Settings):
         (), "code of a language that it writes, en if left out; may be repeated", metavar="CODE"
     )
     base_model: str = setting(
-        "", "name on the hub of the model that it was trained from, for the card", metavar="NAME"
+        "",
+        "name on the hub of the model that it was trained from, for the card",
+        metavar="OWNER/NAME",
     )
     tag: tuple[str, ...] = setting((), "one more tag of the card; may be repeated", metavar="TEXT")
     summary: str = setting("", "a sentence that the card begins with", metavar="TEXT")
@@ -74,5 +77,7 @@ class ExportSettings(Settings):
             for text in getattr(self, name):
                 if not TAG.fullmatch(text):
                     raise SettingsError(name, f"expected a word, got {text!r:.80}")
+        if self.base_model and not HUB_NAME.fullmatch(self.base_model):
+            raise SettingsError("base_model", f"expected OWNER/NAME, got {self.base_model!r:.80}")
         if self.public and not self.push:
             raise SettingsError("public", "is about --push, which was not asked for")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import runs
+from ..baselines import SUFFIX
 from ..process_group import refuse_several
 from ..reward_settings import RewardSettings
 from ..settings import SettingsError, SftSettings, given
@@ -27,6 +28,7 @@ from .ppo_settings import PpoSettings
 from .probing import PLAN_SECONDS
 from .rejection_settings import RejectionSettings
 
+COUNTED = ("iteration", "round", "step")  # what a state counts, by trainer
 FORMATS = ("text", "json")
 SETTINGS = {
     "sft": SftSettings, "ppo": PpoSettings, "rejection": RejectionSettings, "dpo": DpoSettings
@@ -45,35 +47,46 @@ def plan_of(
     refuse_several("--plan")
     settings: Any = SETTINGS[trainer](**given(SETTINGS[trainer], options))
     with tempfile.TemporaryDirectory(prefix="promptadapt-plan-", ignore_cleanup_errors=True) as at:
-        out = Path(at) / (Path(settings.out).name or "run")
-        elsewhere = dataclasses.replace(settings, out=str(out), resume=False, tensorboard=False)
+        out = str(Path(at) / "run")  # whatever its name will be: ".." would be outside
+        elsewhere = dataclasses.replace(settings, out=out, resume=False, tensorboard=False)
         if trainer == "sft":
             from .sft_plan import plan_sft
 
-            return plan_sft(elsewhere, num_done(settings), report, seconds)
+            return plan_sft(elsewhere, num_done(settings), report, should_stop, seconds)
         kept = settings.baselines or Path(settings.out or at) / "baselines"
         elsewhere = dataclasses.replace(elsewhere, baselines=str(Path(at) / "baselines"))
-        if Path(kept).is_dir():
-            shutil.copytree(kept, elsewhere.baselines)
+        _copy_baselines(Path(kept), Path(elsewhere.baselines))
         rewarded = RewardSettings(**given(RewardSettings, options))
         work = _ppo if trainer == "ppo" else _rounds
         return work(elsewhere, rewarded, num_done(settings), report, should_stop, seconds)
 
 
+def _copy_baselines(kept: Path, place: Path) -> None:
+    """What a cache reads (baselines.py), and nothing else that may lie in the folder."""
+    for file in kept.glob(f"*/*{SUFFIX}"):
+        (place / file.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, place / file.parent.name / file.name)
+
+
 def num_done(settings: Any) -> int:
-    """Iterations, rounds or steps of the run to go on with, as its metrics say; 0 of a new one."""
+    """Iterations, rounds or steps that the run to go on with would not do again: those of its
+    state, which is older than its metrics where it was killed. 0 of a new one."""
     if not settings.resume:
         return 0
-    path = Path(settings.out) / runs.METRICS_NAME
+    path = Path(settings.out) / runs.STATE_NAME
     if not settings.out or not (path.parent / runs.CONFIG_NAME).is_file():
         raise SettingsError("resume", f"there is no run in {settings.out}")
-    lines = path.read_bytes().splitlines() if path.is_file() else []
-    for line in reversed(lines):
-        try:
-            return int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError):
-            continue  # cut off, when the run was killed
-    return 0
+    if not path.is_file():
+        return 0
+    import torch
+
+    try:  # tensors stay on the disk: the memory that is measured is not theirs
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        progress = state["progress"]
+        return int(next(progress[name] for name in COUNTED if name in progress))
+    except Exception as error:  # whatever a foreign or broken file can raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SettingsError("resume", f"{path} is broken: {reason}") from None
 
 
 def _ppo(

@@ -36,6 +36,8 @@ from .value import ValueNetwork
 # A resumed run may change these: they do not touch the weights,
 FREE_SETTINGS = {"resume", "out", "tensorboard", "checkpoint_every", "samples_every", "num_samples",
                  "judge", "group_timeout_minutes"}  # fmt: skip
+# (of these, processes of a group need the same, for they meet where samples and states are due)
+SHARED_SETTINGS = ("checkpoint_every", "samples_every", "num_samples")
 # or only end it later,
 LENGTH = "num_episodes"
 # or are compared by what they stand for, like PICTURE_SETTINGS in the identity of the reward.
@@ -82,7 +84,8 @@ def prepare(
     config = _config(settings, folder, reward, judge, device)
     if group.num_processes > 1:
         config["machine"]["num_processes"] = group.num_processes
-        _check_alike(config, group)
+        shared = {name: getattr(settings, name) for name in SHARED_SETTINGS}
+        _check_alike({**config, "shared": {**shared, "judge": config["judge"]}}, group)
     begun = run_folder.config("ppo")
     if begun is not None:
         _check_same(begun, config, report)
@@ -236,7 +239,8 @@ def _config(
 
 def _check_alike(config: dict[str, Any], group: ProcessGroup) -> None:
     """SettingsError where this process would train another run than the main one does."""
-    mains = group.from_main(lambda: {part: config[part] for part in ("settings", "data")})
+    parts = ("settings", "data", "shared")
+    mains = group.from_main(lambda: {part: config[part] for part in parts})
     differing = [
         name
         for part in mains

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from .. import runs
+from ..decoding import Stopped
 from ..settings import SftSettings
 from .bases import Trainee
 from .costs import Part, Plan, Probe
@@ -16,17 +18,30 @@ from .sft import Trainer
 LEAST_STEPS, MOST_STEPS = 2, 50  # of the probe; the first is not counted, it warms up
 
 
-def plan_sft(settings: SftSettings, num_done: int, report: runs.Reporter, seconds: float) -> Plan:
-    """The plan of the steps after the first `num_done`. settings.out: a folder that is used up."""
+def plan_sft(
+    settings: SftSettings,
+    num_done: int,
+    report: runs.Reporter,
+    should_stop: Callable[[], bool],
+    seconds: float,
+) -> Plan:
+    """The plan of the steps after the first `num_done`. settings.out: a folder that is used up.
+    decoding.Stopped between two steps of the probe."""
     began = time.monotonic()
     trainer = Trainer(prepare(settings, report), runs.Silent())
     try:
-        return _plan(trainer, num_done, seconds, began)
+        return _plan(trainer, num_done, should_stop, seconds, began)
     finally:
         trainer.metrics.close()
 
 
-def _plan(trainer: Trainer, num_done: int, seconds: float, began: float) -> Plan:
+def _plan(
+    trainer: Trainer,
+    num_done: int,
+    should_stop: Callable[[], bool],
+    seconds: float,
+    began: float,
+) -> Plan:
     settings, device = trainer.settings, trainer.device
     trainer._train_step()
     wait_for(device)
@@ -34,6 +49,8 @@ def _plan(trainer: Trainer, num_done: int, seconds: float, began: float) -> Plan
     while num_probed < min(MOST_STEPS, trainer.num_steps) and (
         num_probed < LEAST_STEPS or time.monotonic() - began < seconds
     ):
+        if should_stop():
+            raise Stopped
         trainer._train_step()
         num_probed += 1
     wait_for(device)
