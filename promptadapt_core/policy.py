@@ -275,8 +275,7 @@ def _load_lora(folder: Path, device: str | torch.device, dtype: torch.dtype) -> 
     policy = Policy.load(resolve_policy(base.name, folder.parent, allow_folders=False))
     if policy.identity != base.identity:
         raise SettingsError("policy", f"{folder} belongs to another {base.name} than is here")
-    own = read_manifest(folder)
-    manifest = own or dataclasses.replace(policy.manifest, name=folder.name)
+    manifest = read_manifest(folder) or dataclasses.replace(policy.manifest, name=folder.name)
     model = lora.merged(policy.model, folder).to(device, dtype)
     return Policy(manifest, policy.config, model=model, tokenizer=policy.tokenizer)
 

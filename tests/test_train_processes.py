@@ -19,12 +19,12 @@ pytest.importorskip("accelerate")
 
 import launched_runs
 import torch
+from training_runs import NUM_KILLS, num_rows, rows_of
 
 from promptadapt_core.policy import Policy
 
 ROOT = Path(__file__).resolve().parents[1]
 SUBJECTS = ("a cat", "an old house", "two boats", "the sea", "a dog", "a red fox")
-NUM_KILLS = int(os.environ.get("PROMPTADAPT_TEST_KILLS", "2"))  # each costs two starts of Python
 TINY: dict[str, Any] = {
     "device": "cpu", "rollout_size": 8, "num_episodes": 32, "group_size": 2, "num_epochs": 2,
     "minibatch_size": 4, "micro_batch_size": 3, "lr": 1e-3, "value_lr": 1e-3, "tensorboard": False,
@@ -47,11 +47,6 @@ def saved(folder: Path) -> dict[str, bytes]:
     """The files whose bytes equal runs must share: the weights and the samples."""
     files = [path for kind in ("*.safetensors", "samples/*") for path in folder.rglob(kind)]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-def rows_of(folder: Path) -> list[dict[str, float]]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 
 
 class Pair:
@@ -261,12 +256,6 @@ def test_a_process_that_hangs_is_not_waited_for_without_end(inputs: Path, tmp_pa
     pair.kill()
     (outcome,) = json.loads((pair.folder / "outcomes-0.json").read_text(encoding="utf-8"))
     assert "another process of the group did not come within 0.1 minutes" in outcome["status"]
-
-
-def num_rows(folder: Path) -> int:
-    """Rows of metrics.jsonl that are whole."""
-    path = folder / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def test_a_group_killed_again_and_again_ends_equal(inputs: Path, tmp_path: Path) -> None:
