@@ -61,21 +61,10 @@ def make(place: Path) -> None:
     tiny.save_single_file(pipeline, place / "sd15.safetensors", "sd1")
 
 
-def peak_bytes(device: torch.device) -> int:
-    """Of the GPU, else of the process; 0 on Windows."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def measure(options: argparse.Namespace) -> None:
     from promptadapt_core.images import DiffusersGenerator
     from promptadapt_core.pipeline_settings import PipelineOptions
+    from promptadapt_core.train.probing import peak_bytes
 
     clock = time.process_time if options.cpu_time else time.perf_counter
     began = clock()
