@@ -819,7 +819,7 @@ def test_the_probe_changes_nothing(inputs: Path, tmp_path: Path) -> None:
     networks = (made.learner.model, made.ref_model, made.learner.value_network)
     before = [ppo_preparing.weights_hash(network) for network in networks]
     plan = ppo_plan.make_plan(made.prepared, made.reward, num_done=1)
-    assert (plan.num_iterations, plan.num_episodes) == (3, 24)
+    assert (plan.counts["iterations"], plan.counts["episodes"]) == (3, 24)
     assert plan.seconds > 0
     assert [ppo_preparing.weights_hash(network) for network in networks] == before
     assert not made.learner.optimizer.state

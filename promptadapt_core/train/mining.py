@@ -31,7 +31,7 @@ from ..syntax import EDGE_CHARACTERS, plain_text
 from .mined import Batch, Group, MinedFile, Scored, Worth
 from .mining_settings import MiningSettings
 from .seeds import generator_of
-from .user_inputs import places_of
+from .user_inputs import places_of, works_at
 
 MOST_FAILURES_TOLD = 20  # each different sentence once
 
@@ -146,11 +146,7 @@ class Mine:
         settings = self.settings
         places = places_of(number, settings.chunk_inputs, len(self.works), settings.seed)
         places = places[:num_inputs]
-        works = [self.works[place] for place, _ in places]
-        seeds = [
-            self.reward.seeds_of(work.typed.user_input, visit)
-            for work, (_, visit) in zip(works, places, strict=True)
-        ]
+        works, seeds = works_at(places, self.works, self.reward)
         generator = generator_of(settings.seed, "mining", number)
         limits = (settings.min_length_limit, settings.max_length_limit + 1)
         limit = int(torch.randint(*limits, (), generator=generator))

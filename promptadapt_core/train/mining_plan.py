@@ -10,9 +10,8 @@ from typing import NamedTuple
 from ..adapter import PromptAdapter, Work
 from ..judging import Judge
 from ..rollouts import RewardFunction, sample_rollout
-from . import costs
 from .batches import Pair, collate, to_sequence
-from .costs import Part, Probe
+from .costs import Part, Plan, Probe
 from .losses import completion_nll, needs_whole_logits
 from .mining import learned_texts
 from .mining_settings import MiningSettings
@@ -32,18 +31,6 @@ from .seeds import generator_of
 
 CANDIDATES_PER_IMAGE = 2  # of those that repeat each other, where the images are limited
 CANDIDATE_BYTES = 500  # of a candidate in candidates.jsonl, its pair counted in
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan(costs.Plan):
-    """Still to come: rounds, user inputs with their candidates, pictures of candidates and of
-    plain user inputs, at most."""
-
-    num_rounds: int = 0
-    num_inputs: int = 0
-    num_candidates: int = 0
-    num_images: int = 0
-    num_plain_images: int = 0
 
 
 class PolicyCost(NamedTuple):
@@ -106,7 +93,6 @@ def make_plan(
     return Plan(
         "rounds", counts, sentence, tuple(parts), policy.rendered_share,
         _memory(prepared, adapter), disk_bytes(adapter, num_rounds, num_candidates), probe,
-        num_rounds, num_inputs, num_candidates, num_pictures, num_plain,
     )  # fmt: skip
 
 
@@ -131,7 +117,7 @@ def _numbers(
 def make_votes_plan(
     prepared: Prepared, adapter: PromptAdapter, works: Sequence[Work], num_texts: float,
     should_stop: Callable[[], bool] | None = None,
-) -> costs.Plan:  # fmt: skip
+) -> Plan:  # fmt: skip
     """The plan of one round that learns from votes. works: of the votes' user inputs. num_texts:
     to learn from, passes counted in."""
     began = time.monotonic()
@@ -141,7 +127,7 @@ def make_votes_plan(
     probe = Probe(time.monotonic() - began, policy.num_candidates)
     counts = {"rounds": 1, "texts": round(num_texts)}
     sentence = f"plan: 1 round, {num_texts:,.0f} texts to learn from, no images"
-    return costs.Plan(
+    return Plan(
         "rounds", counts, sentence, (part,), 1.0, _memory(prepared, adapter),
         disk_bytes(adapter, 1, 0), probe,
     )  # fmt: skip

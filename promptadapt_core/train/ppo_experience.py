@@ -20,7 +20,7 @@ from ..rollouts import RewardBatch, RewardFunction, Rollout, estimated, sample_r
 from .ppo_preparing import Prepared
 from .ppo_update import minibatches_of, own_micro_batches
 from .seeds import generator_of
-from .user_inputs import places_of
+from .user_inputs import places_of, works_at
 
 
 class Collector:
@@ -38,11 +38,7 @@ class Collector:
         settings, prepared = self.settings, self.prepared
         num_inputs = settings.rollout_size // settings.group_size
         places = places_of(iteration, num_inputs, len(prepared.works), settings.seed)
-        works = [prepared.works[place] for place, _ in places]
-        seeds = [
-            self.reward.seeds_of(work.typed.user_input, visit)
-            for work, (_, visit) in zip(works, places, strict=True)
-        ]
+        works, seeds = works_at(places, prepared.works, self.reward)
         generator = generator_of(settings.seed, "rollout", iteration)
         limits = (settings.min_length_limit, settings.max_length_limit + 1)
         limit = int(torch.randint(*limits, (), generator=generator))

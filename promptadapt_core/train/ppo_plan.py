@@ -11,8 +11,7 @@ import torch
 
 from ..judging import Judge
 from ..rollouts import RewardFunction, estimated, sample_rollout
-from . import costs
-from .costs import Part
+from .costs import Part, Plan
 from .ppo_preparing import Prepared
 from .ppo_update import Lesson, gradients, own_micro_batches
 from .probing import (
@@ -31,17 +30,6 @@ from .seeds import generator_of
 MOST_PASSES = 10_000  # over the user inputs, of which the seeds are counted
 SAMPLE_BYTES = 600  # of a row of samples/
 PICTURE_SHARE_OF_BYTES = 0.8  # of a picture's pixels that a PNG needs, where they are lively
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan(costs.Plan):
-    """num_iterations, num_episodes, num_images: still to come; of images the candidates' own, at
-    most, and num_plain_images for the plain user inputs, at most."""
-
-    num_iterations: int = 0
-    num_episodes: int = 0
-    num_images: int = 0
-    num_plain_images: int = 0
 
 
 class PolicyCost(NamedTuple):
@@ -102,7 +90,6 @@ def make_plan(
     return Plan(
         settings.algorithm, counts, sentence, tuple(parts), policy.rendered_share,
         _memory(prepared), _disk(prepared, reward, num_iterations, num_images), probe,
-        num_iterations, num_episodes, pictures, num_plain,
     )  # fmt: skip
 
 

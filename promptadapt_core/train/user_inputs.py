@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from ..adapter import Work
+from ..rollouts import RewardFunction
 from ..settings import SettingsError
 from .seeds import generator_of
 
@@ -72,3 +75,15 @@ def places_of(iteration: int, num_places: int, num_inputs: int, seed: int) -> li
             orders[turn] = torch.randperm(num_inputs, generator=generator).tolist()
         places.append((orders[turn][place], turn))
     return places
+
+
+def works_at(
+    places: Sequence[tuple[int, int]], works: Sequence[Work], reward: RewardFunction
+) -> tuple[list[Work], list[list[int]]]:
+    """The works at the places of an iteration, and the seeds of their pictures at that pass."""
+    found = [works[place] for place, _ in places]
+    seeds = [
+        reward.seeds_of(work.typed.user_input, visit)
+        for work, (_, visit) in zip(found, places, strict=True)
+    ]
+    return found, seeds
