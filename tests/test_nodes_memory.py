@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from loaded_pack import load_pack
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")
 
-ROOT = Path(__file__).resolve().parents[1]
 PACK = "custom_nodes/prompt adapt-memory"
 
 
 @pytest.fixture(scope="module")
 def pack() -> str:
-    spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[PACK] = module
-    spec.loader.exec_module(module)
-    return PACK
+    return load_pack(PACK)
 
 
 @pytest.fixture

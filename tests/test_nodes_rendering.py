@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from loaded_pack import load_pack
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
@@ -20,7 +20,6 @@ pytest.importorskip("tokenizers")
 
 from promptadapt_core.refine.refining import stays  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[1]
 PACK = "custom_nodes/prompt adapt-rendering"
 
 
@@ -79,11 +78,7 @@ class Comfy:
 
 @pytest.fixture(scope="module")
 def pack() -> str:
-    spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[PACK] = module
-    spec.loader.exec_module(module)
-    return PACK
+    return load_pack(PACK)
 
 
 @pytest.fixture
