@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -94,7 +95,12 @@ def test_the_command_writes_a_page_and_a_picture_and_prints_a_table(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     untouched_generators: Callable[[], Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def refused(*_: Any) -> None:
+        raise AssertionError("nothing is downloaded")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
     out = tmp_path / "new" / "demo"
     arguments = ["--policy", LAB_SFT_POLICY, "--out", str(out), "--num-steps", "1"]
     with untouched_generators():

@@ -210,6 +210,15 @@ def test_a_training_run_brings_its_own_figures(tmp_path: Path) -> None:
     assert line(found, "images per episode")["met"] is None
 
 
+def test_a_preference_judge_is_one_of_taste() -> None:
+    made = measured()
+    for one in made.rows:
+        one.values["judge/preference"] = one.values["reward"]
+    made.metrics = {"reward": "the sum", "judge/preference": "how well liked"}
+    found = {"acceptance": acceptance(made)}
+    assert line(found, "judge/preference, rl over user_input, in-domain")["met"] is True
+
+
 def run_lines(folder: Path, rows: list[dict[str, float]]) -> dict[str, Any]:
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     made = measured()

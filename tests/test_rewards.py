@@ -120,6 +120,14 @@ def test_the_paper_by_hand() -> None:
     assert batch.pictures is None
 
 
+def test_relevance_is_to_the_user_input_never_to_the_adapted_prompt() -> None:
+    rewarder, asked = new_rewarder(), []
+    score = rewarder.scorer.score
+    rewarder.scorer.score = lambda texts, pixels: asked.extend(texts) or score(texts, pixels)
+    reward(rewarder, (CAT, "a cat, foggy"), ("a dog", "a dog, 8k"))
+    assert set(asked) == {CAT, "a dog"}
+
+
 def test_the_mean_is_over_the_clipped_terms() -> None:
     # cosines 0.26 and 0.30: (20 * -0.02 + 0) / 2 = -0.2, though their mean is at the knee
     batch = reward(new_rewarder(), (CAT, CAT))

@@ -5,6 +5,7 @@ import io
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -180,6 +181,18 @@ def test_progress_off_a_terminal_is_a_line_now_and_then() -> None:
     first, last = stream.getvalue().splitlines()
     assert first == "step 1/100 (1%)"
     assert last == "step 100/100 (100%), 0 s left, loss 2.000"
+
+
+def test_the_time_left_comes_from_the_speed_of_this_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A resumed run begins at step 40; ten steps in ten seconds, and fifty are left."""
+    clock, stream = iter([100.0, 110.0]), io.StringIO()
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    progress = runs.Progress(stream, every_seconds=0.0)
+    progress.step(40, 100, {})
+    progress.step(50, 100, {})
+    assert stream.getvalue().splitlines()[-1] == "step 50/100 (50%), 50 s left"
 
 
 def test_progress_on_a_terminal_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ LEAST_INPUTS, LEAST_SEEDS = 200, 3  # in each domain; training seeds of rl
 GAP_TARGET, GAP_AIM = 0.7, 0.9
 ACCURACY_TARGET = -0.02  # a judge's accuracy may fall by two points
 MOST_MINUTES, MOST_OUTSIDE_SHARE = 30.0, 0.2
-TASTE_METRICS = ("judge/taste", "judge/aesthetic")
+TASTE_METRICS = ("judge/taste", "judge/aesthetic", "judge/preference")
 CONTENT_METRICS = ("accuracy", "relevance")  # ends of the names of what a judge must not lose
 OUT_OF_DOMAIN = "out-of-domain"
 
