@@ -28,7 +28,7 @@ class LabSettings(Settings):
     )
     num_pictures: int = setting(100_000, "pictures to draw and train on", low=64, high=5_000_000)
     num_judge_pictures: int = setting(
-        40_000, "other pictures, which only the judge learns from", low=64, high=5_000_000
+        80_000, "other pictures, which only the judge learns from", low=64, high=5_000_000
     )
     num_vae_steps: int = setting(6_500, "optimizer steps of the autoencoder", low=1)
     num_vae_decoder_steps: int = setting(
@@ -50,7 +50,7 @@ class LabSettings(Settings):
     aesthetic_batch_size: int = setting(
         256, "ratings per step of the aesthetic head", low=4, high=65536
     )
-    num_judge_steps: int = setting(5_000, "optimizer steps of the judge", low=1)
+    num_judge_steps: int = setting(12_000, "optimizer steps of the judge", low=1)
     judge_batch_size: int = setting(64, "pictures per step of the judge", low=2, high=4096)
     num_calibration_pictures: int = setting(
         512,
