@@ -30,7 +30,9 @@ ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "method.md"
 CARD = next(iter(LAB_FOLDERS.values())).parent / "README.md"
 ROW = re.compile(r"^\| `([a-z]+/[a-z_0-9]+)` \| (.+) \|$", re.MULTILINE)
-COMMAND = re.compile(r"^    python -m (promptadapt_core(?:[^\n\\]|\\\n)*)", re.MULTILINE)
+COMMAND = re.compile(
+    r"^    (?:python|torchrun .*) -m (promptadapt_core(?:[^\n\\]|\\\n)*)", re.MULTILINE
+)
 JUDGES = {**LabJudge.metrics, **ScorerJudge.metrics, **PreferenceJudge.metrics}
 
 
