@@ -97,8 +97,11 @@ def test_the_command_writes_a_page_and_a_picture_and_prints_a_table(
     untouched_generators: Callable[[], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refused(*_: Any) -> None:
-        raise AssertionError("nothing is downloaded")
+    tried: list[Any] = []
+
+    def refused(*arguments: Any) -> None:
+        tried.append(arguments)
+        raise OSError("nothing is downloaded")
 
     monkeypatch.setattr(socket.socket, "connect", refused)
     out = tmp_path / "new" / "demo"
@@ -106,6 +109,7 @@ def test_the_command_writes_a_page_and_a_picture_and_prints_a_table(
     with untouched_generators():
         assert main(["demo", *TEXTS, *arguments, "--num-images", "2", "--seed", "5"]) == 0
     told = capsys.readouterr()
+    assert not tried
     assert sorted(path.name for path in out.iterdir()) == ["demo.html", "demo.png"]
     lines = told.out.splitlines()
     assert lines[0].split() == ["aesthetic", "relevance", "reward", "judge's", "taste"]
