@@ -3,23 +3,20 @@ names exist, and its commands are some, as are those of the card of the lab's po
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 pytest.importorskip("diffusers")
 pytest.importorskip("open_clip")
 
-from test_training_document import Parsed, classes_of, main_of
+from written_commands import check_command
 
 from promptadapt_core.judging import LabJudge, PreferenceJudge, ScorerJudge
 from promptadapt_core.policies import LAB_FOLDERS
 from promptadapt_core.rewards import REWARD_METRICS
-from promptadapt_core.settings import given
 from promptadapt_core.train.dpo_metrics import DPO_METRICS, DPO_ROUND_METRICS
 from promptadapt_core.train.metrics import SFT_METRICS
 from promptadapt_core.train.mining_metrics import MINING_METRICS
@@ -72,18 +69,7 @@ def test_the_tests_that_guard_against_the_defects_exist() -> None:
     "command", commands(DOCUMENT) + commands(CARD), ids=lambda command: " ".join(command[:2])
 )
 def test_the_command_is_one(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[argparse.Namespace] = []
-    parse = argparse.ArgumentParser.parse_args
-
-    def keep(self: Any, *arguments: Any, **options: Any) -> Any:
-        kept.append(parse(self, *arguments, **options))
-        raise Parsed
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", keep)
-    with pytest.raises(Parsed):
-        main_of(command)(command[1:])
-    for cls in classes_of(command):
-        cls(**given(cls, kept[0]))  # in range
+    check_command(command, monkeypatch)
 
 
 def test_there_are_commands() -> None:

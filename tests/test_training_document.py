@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import importlib
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 pytest.importorskip("open_clip")
 pytest.importorskip("diffusers")
 
+from written_commands import check_command, main_of
+
 from promptadapt_core.alarms import AlarmSettings
-from promptadapt_core.evaluate.reward import EvaluationReward
 from promptadapt_core.evaluate.settings import EvaluateSettings
 from promptadapt_core.export.settings import ExportSettings
 from promptadapt_core.judging import LabJudge, ScorerJudge
 from promptadapt_core.reward_settings import RewardSettings
 from promptadapt_core.rewards import REWARD_METRICS
-from promptadapt_core.settings import Settings, given
 from promptadapt_core.train.dpo_metrics import DPO_METRICS
 from promptadapt_core.train.metrics import SFT_METRICS
 from promptadapt_core.train.mining_metrics import MINING_METRICS
@@ -61,42 +58,9 @@ def blocks() -> list[list[list[str]]]:
 COMMANDS = [command for block in blocks() for command in block]
 
 
-class Parsed(Exception):
-    """The arguments were read; nothing is to run."""
-
-
-@pytest.fixture
-def parsed(monkeypatch: pytest.MonkeyPatch) -> list[argparse.Namespace]:
-    """What the real parsers read."""
-    kept: list[argparse.Namespace] = []
-    parse = argparse.ArgumentParser.parse_args
-
-    def keep(self: Any, *arguments: Any, **options: Any) -> Any:
-        kept.append(parse(self, *arguments, **options))
-        raise Parsed
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", keep)
-    return kept
-
-
-def main_of(command: list[str]) -> Any:
-    return importlib.import_module(f"{command[0]}.__main__").main
-
-
-def classes_of(command: list[str]) -> list[type[Settings]]:
-    if command[0].endswith(".train"):
-        return [SETTINGS[command[1]], RewardSettings, AlarmSettings]
-    if command[0].endswith(".evaluate"):
-        return [EvaluateSettings, EvaluationReward]
-    return [ExportSettings] if command[0].endswith(".export") else []
-
-
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[:3]))
-def test_the_command_is_one(command: list[str], parsed: list[argparse.Namespace]) -> None:
-    with pytest.raises(Parsed):
-        main_of(command)(command[1:])
-    for cls in classes_of(command):
-        cls(**given(cls, parsed[0]))  # in range
+def test_the_command_is_one(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    check_command(command, monkeypatch)
 
 
 def test_the_labs_commands_work_as_they_stand_but_smaller(
