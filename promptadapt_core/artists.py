@@ -11,6 +11,7 @@ import functools
 import re
 
 from .lexicon import lexicon
+from .patterns import Pattern
 
 # What introduces names. "by" alone may introduce anything ("by the sea").
 _STYLE_OF = (
@@ -21,15 +22,15 @@ _STYLE_OF = (
     r"|\binspired by\b|\binfluenced by\b|\bhomage to\b|\bartworks? of\b|\bpaintings of\b"
 )
 # "surrounded by birds", "side by side": such a "by" introduces no artist.
-_PLAIN_BY = re.compile(
+_PLAIN_BY = Pattern(
     r"\b(?:\w+ed|lit|driven|eaten|held|built|worn|stand|standing|sitting|walking|side|step|one|"
     r"day|bite|hand|flying|passing|hit|shot|taken|seen|led|hidden|bitten|torn|swept|hanging|near|"
     r"pulled|ridden|run|caught|sit|close|followed|go|going|driving) +by$",
     re.IGNORECASE,
 )
-INTRODUCTION = re.compile(_STYLE_OF, re.IGNORECASE)
-_JOINS = re.compile(r"\s+(?:and|und|x|vs|meets|or|with)\s+|\s*[&+/,;|]\s*|\s+mixed with\s+", re.I)
-_FIRST = re.compile(
+INTRODUCTION = Pattern(_STYLE_OF, re.IGNORECASE)
+_JOINS = Pattern(r"\s+(?:and|und|x|vs|meets|or|with)\s+|\s*[&+/,;|]\s*|\s+mixed with\s+", re.I)
+_FIRST = Pattern(
     r"^(?:and|art|artwork|painting|painted|illustration|illustrated|drawn|photo|photograph|style|"
     r"styled|in|the|style|of|by|like|as|also|from|artist|artists|famous|legendary|director|painter|"
     r"photographer|master|concept)\s+",
@@ -100,7 +101,7 @@ def name_of(text: str, cut: bool = False) -> str:
     return " ".join(kept)
 
 
-_KNOWN_WORD = re.compile(r"[^\W_](?:[\w'’.&-]*[^\W_])?\.?")
+_KNOWN_WORD = Pattern(r"[^\W_](?:[\w'’.&-]*[^\W_])?\.?")
 
 
 @functools.cache
@@ -181,10 +182,8 @@ def _list_end(text: str, end: int, known: list[tuple[int, int]], guess: bool) ->
         end = next_end
 
 
-_NEXT = re.compile(
-    r"(?:\s*(?:,|&|\+|/|;)\s*(?:and\s+)?|\s+and\s+|\s+)?(?:(?:art\s+)?by\s+|the\s+)?"
-)
-_WORD = re.compile(r"[^\s,;|&+/()\[\]]+")
+_NEXT = Pattern(r"(?:\s*(?:,|&|\+|/|;)\s*(?:and\s+)?|\s+and\s+|\s+)?(?:(?:art\s+)?by\s+|the\s+)?")
+_WORD = Pattern(r"[^\s,;|&+/()\[\]]+")
 
 
 def _name_end(text: str, start: int, known: list[tuple[int, int]], guess: bool, first: bool) -> int:
@@ -251,7 +250,7 @@ def find_artists(text: str, thorough: bool = False) -> list[str]:
     return [text[start:end].strip() for start, end in artist_spans(text, thorough)]
 
 
-_GOES_ON = re.compile(
+_GOES_ON = Pattern(
     r"\s*(?:[,.;|:)\]]|$|(?:of|in|at|on|with|from|for|as|to|standing|sitting|wearing|holding|and|"
     r"who|that|which|while|under|over|near|inside|is|are|featuring|depicting|showing|&|\+)\b)",
     re.IGNORECASE,
@@ -259,15 +258,15 @@ _GOES_ON = re.compile(
 
 
 # What a removed name leaves dangling before and after it.
-_LEAD = re.compile(
+_LEAD = Pattern(
     rf"(?:{_STYLE_OF}|\b(?:and|artist|artists|from|of|as|like|art|style|also|the|with|an?)\b"
     r"|[,&+/\s\"'(:])*$",
     re.IGNORECASE,
 )
-_DANGLING = re.compile(
+_DANGLING = Pattern(
     r"(?:^|(?<=[,;.|]))\s*(?:and|by|&|\+|art|style of|in the style of)\s*(?=[,;.|]|$)"
 )
-_TAIL = re.compile(r"(?:'s\b)?(?:\s+(?:art ?style|styled?|painting style)\b)?", re.IGNORECASE)
+_TAIL = Pattern(r"(?:'s\b)?(?:\s+(?:art ?style|styled?|painting style)\b)?", re.IGNORECASE)
 
 
 def remove_artists(text: str, thorough: bool = False) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from .patterns import Pattern
+
 _PICTURE = (
     r"(?:(?:an?|the|some|this)\s+)?(?:picture|image|pic|drawing|artwork|visual)s?\s+"
     r"(?:of|showing|with|that\s+shows?)\s+"
@@ -18,7 +20,7 @@ _VERB = (
 )
 _PLAIN_VERB = r"(?:draw|generate|create|render|illustrate|visuali[sz]e)"
 _POLITE = r"(?:please|pls|kindly|hi|hey|hello)[,!]?\s+"
-_REQUEST = re.compile(
+_REQUEST = Pattern(
     rf"\s*(?:{_POLITE})*(?:"
     rf"(?:can|could|would|will)\s+you\s+(?:please\s+)?{_VERB}\s+(?:(?:for\s+)?me\s+)?"
     rf"|i(?:'d\s+like|\s+would\s+(?:like|love)|\s+want|\s+need)\s+"
@@ -30,8 +32,8 @@ _REQUEST = re.compile(
     re.IGNORECASE,
 )
 # Each looks behind itself first: a long run of marks is read once, not from each of its marks.
-_MARKS_AT_END = re.compile(r"(?<![\s.!?])[\s.!?]+\Z")
-_THANKS_AT_END = re.compile(r"(?<![\s,])[\s,]+(?:please|pls|thanks|thank\s+you)\Z", re.IGNORECASE)
+_MARKS_AT_END = Pattern(r"(?<![\s.!?])[\s.!?]+\Z")
+_THANKS_AT_END = Pattern(r"(?<![\s,])[\s,]+(?:please|pls|thanks|thank\s+you)\Z", re.IGNORECASE)
 
 
 def without_asking(user_input: str) -> str:

@@ -6,9 +6,10 @@ Many collected prompts went through a tokenizer that put spaces around every dig
 
 from __future__ import annotations
 
-import functools
 import re
 import unicodedata
+
+from .patterns import Pattern
 
 _QUOTES = str.maketrans(
     {
@@ -34,7 +35,7 @@ _SUFFIXES = (
     "shaded|shaped|shift|shot|sized|skinned|style|styled|surface|tech|tone|toned|up|view|ups|"
     "wave|winning|world"
 )
-_RULES = (
+_REPLACEMENTS = (
         (r"https?://\S+|www\.\S+", " "),
         (r"<[^<>]{0,200}>", " "),
         (r"(?:^|\s)--?(?:ar|v|q|s|c|w|h|n|no|seed|stylize|chaos|quality|stop|test|testp|hd|niji|"
@@ -63,12 +64,7 @@ _RULES = (
         (r",(?=[^\s\d])", ", "),
         (r"\s+", " "),
 )  # fmt: skip
-
-
-@functools.cache
-def _compiled_rules() -> tuple[tuple[re.Pattern[str], object], ...]:
-    """The rules, compiled at the first use: importing stays fast."""
-    return tuple((re.compile(pattern, re.IGNORECASE), new) for pattern, new in _RULES)
+_RULES = tuple((Pattern(source, re.IGNORECASE), new) for source, new in _REPLACEMENTS)
 
 
 def clean(text: str) -> str:
@@ -78,7 +74,7 @@ def clean(text: str) -> str:
     added nor lost otherwise, their order and letter case stay. Idempotent in practice.
     """
     text = unicodedata.normalize("NFC", text).translate(_QUOTES)
-    for pattern, replacement in _compiled_rules():
+    for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
     if text.count('"') % 2:
         text = text.replace('"', "")
@@ -86,7 +82,7 @@ def clean(text: str) -> str:
 
 
 # A full stop ends a sentence unless it follows an initial or an abbreviation.
-_SEGMENT_END = re.compile(
+_SEGMENT_END = Pattern(
     r"[,;|\n]+|(?<!\b\w)(?<!\bmr)(?<!\bmrs)(?<!\bms)(?<!\bdr)(?<!\bst)(?<!\bjr)(?<!\bvs)(?<!\bno)"
     r"\.+(?=\s|$)|::",
     re.IGNORECASE,
@@ -103,7 +99,7 @@ def split_modifiers(text: str) -> list[str]:
     return [part for part in segments if part]
 
 
-_NOT_LETTERS = re.compile(r"[\W_]+")
+_NOT_LETTERS = Pattern(r"[\W_]+")
 
 
 def normal(modifier: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import re
+
+from .patterns import Pattern
 
 _EXPLICIT = (
     "anal|anus|areola[es]*|ass|asshole|bdsm|bimbo|blowjobs?|bondage|boob(?:s|ies|y)?|bukkake|"
@@ -21,41 +22,38 @@ _EXPLICIT = (
     "large (?:breasts?|bust)|breasts?|without clothes|no clothes|wearing nothing|unclothed"
 )
 # "naked mole rat" and the like: harmless, and common in real prompts.
-_HARMLESS = (
+_HARMLESS = Pattern(
     r"\bnaked (?:mole|eye)|\b(?:cock|cockatoo) (?:a doodle|fight)|\bchicken breasts?\b|"
     r"\bturkey breasts?\b|\brobin(?:'s)? breast\b|\btit(?:mouse)?\b(?= bird)|\bblue tits?\b|"
-    r"\bgreat tits?\b|\bbreast (?:plate|armou?r|stroke)s?\b|\bsex and the city\b|\bmass effect\b"
+    r"\bgreat tits?\b|\bbreast (?:plate|armou?r|stroke)s?\b|\bsex and the city\b|\bmass effect\b",
+    re.IGNORECASE,
 )
-_CHILDREN = (
+_CHILDREN = Pattern(
     r"\b(?:child(?:ren|ish)?|kids?|toddlers?|bab(?:y|ies)|infants?|teen(?:s|age|ager|agers)?|"
     r"preteen|under ?age|minors?|school ?(?:girl|boy)s?|little (?:girl|boy)s?|"
-    r"young (?:girl|boy)s?|girls?|boys?|loli|shota|(?:[1-9]|1[0-7])[ -]?(?:years?[ -]?old|yo))\b"
+    r"young (?:girl|boy)s?|girls?|boys?|loli|shota|(?:[1-9]|1[0-7])[ -]?(?:years?[ -]?old|yo))\b",
+    re.IGNORECASE,
 )
-_SEXUALISING = (
+_SEXUALISING = Pattern(
     r"\b(?:seductive\w*|sensual\w*|sultry|provocative\w*|bikinis?|underwear|undies|bra|"
     r"swim ?suits?|swim ?wear|flirt\w*|skimpy|scantily|revealing|tight (?:dress|clothes|clothing)|"
     r"latex|thighs?|curvy|curvaceous|hot(?=,|$| girl| boy)|alluring|tempting|aroused?|arousing|"
     r"barely (?:dressed|clothed)|see[- ]through|transparent (?:dress|"
     r"clothes|clothing)|wet t-?shirt|"
-    r"spread(?:ing)? (?:her |his )?legs|bedroom eyes|garters?|stockings|fishnets?|corset)\b"
+    r"spread(?:ing)? (?:her |his )?legs|bedroom eyes|garters?|stockings|fishnets?|corset)\b",
+    re.IGNORECASE,
 )
 _GORE = (
     "decapitat\\w+|disembowel\\w*|dismember\\w*|entrails|eviscerat\\w+|gore|gory|guts|"
     "mutilat\\w+|beheaded|beheading|necrophilia|snuff film"
 )
-_EXPLICIT_PATTERN = rf"\b(?:{_EXPLICIT}|{_GORE})\b"
-
-
-@functools.cache
-def _compiled(pattern: str) -> re.Pattern[str]:
-    """Compiled at the first use: importing stays fast."""
-    return re.compile(pattern, re.IGNORECASE)
+_EXPLICIT_OR_GORE = Pattern(rf"\b(?:{_EXPLICIT}|{_GORE})\b", re.IGNORECASE)
 
 
 def is_explicit(text: str) -> bool:
     """Whether `text` names nudity, sex or gore, or puts sexualising words beside words for the
     young. Errs towards True: it decides what the data leaves out, never what a user may type."""
-    text = _compiled(_HARMLESS).sub(" ", text)
-    if _compiled(_EXPLICIT_PATTERN).search(text):
+    text = _HARMLESS.sub(" ", text)
+    if _EXPLICIT_OR_GORE.search(text):
         return True
-    return bool(_compiled(_CHILDREN).search(text) and _compiled(_SEXUALISING).search(text))
+    return bool(_CHILDREN.search(text) and _SEXUALISING.search(text))

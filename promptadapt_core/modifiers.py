@@ -16,6 +16,7 @@ from .artists import find_artists, known_spans, remove_artists
 from .cleaning import clean, normal, split_modifiers
 from .explicit import is_explicit
 from .lexicon import lexicon
+from .patterns import Pattern
 
 __all__ = [
     "Trimmed", "clean", "find_artists", "is_explicit", "is_modifier", "lexicon", "modifier_score",
@@ -32,7 +33,7 @@ SURE = 1.5  # log odds from which words at the end of content are cut off
 THRESHOLD = 0.0  # log odds from which a segment is a modifier
 
 # Praise, grain and gear in front of a subject say nothing about it.
-_PRAISE = re.compile(
+_PRAISE = Pattern(
     r"((?:an?|the)\b)?\s*((?:(?:(?:highly|ultra|hyper|extremely|insanely|incredibly|super|very|"
     r"most|intricately|stunningly|finely|high|best|award)[ -]?)*"
     r"(?:beautiful|gorgeous|stunning|amazing|awesome|breathtaking|incredible|wonderful|adorable|"
@@ -43,7 +44,7 @@ _PRAISE = re.compile(
     r")?)+)(?=[^\W_])(?!of\b|and\b|in\b|by\b|with\b)",
     re.IGNORECASE,
 )
-_MEDIUM = re.compile(
+_MEDIUM = Pattern(
     r"\b(?:art|artwork|concept|drawing|illustration|image|painting|photo|photograph|photography|"
     r"picture|poster|render|rendering|scene|shot|sketch|style|subject|wallpaper)$",
     re.IGNORECASE,
@@ -53,7 +54,7 @@ _UNFINISHED = frozenset(  # what content cannot end with: the words after it bel
     "a an the of in on at to for and or with by from as like is are his her its their this that "
     "into under over near wearing holding made very through behind beside".split()
 )
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_WORD = Pattern(r"[^\W_]+(?:'[^\W_]+)*")
 
 
 def features(segment: str) -> list[str]:

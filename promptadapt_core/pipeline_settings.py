@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 
-from .settings import RenderingSettings, Settings, setting
+from .settings import Settings, setting
 
 AUTO, NONE = "auto", "none"
 # Short names of schedulers; what each stands for: image_samplers.py.
 SAMPLERS = ("ddim", "ddpm", "dpm++", "dpm++-karras", "dpm++-sde", "euler", "euler-a", "heun", "lcm",
             "lightning", "pndm", "tcd", "turbo", "unipc")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class RenderingSettings(Settings):
+    """How a diffusers pipeline renders; ranges: images.ImageSettings."""
+
+    num_steps: int | None = setting(
+        None, "sampling steps of a picture; left out, what the renderer recommends"
+    )
+    guidance_scale: float | None = setting(
+        None, "how strongly a prompt pulls; left out, what the renderer recommends"
+    )
+    size: int | None = setting(
+        None, "pixels of each side of a picture; left out, what the renderer recommends"
+    )
+    render_batch_size: int = setting(8, "pictures rendered at once", low=1, high=4096)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,6 @@ bring its words together with the person's own text, and `lost_spans` verifies t
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,15 +27,12 @@ from .syntax import (
 
 _INVISIBLE = WHITESPACE + "\u200b\u200c\u200d\u2060\ufe0e\ufe0f\ufeff"
 _STOP_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        """a about above after all also am an and any are as at be because been before being below
-        between both but by can could did do does doing down during each for from had has have
-        having he her here hers him his how i if in into is it its just me my no nor not of off on
-        once only or other our out over own s same she so some such t than that the their them then
-        there these they this those through to too under until up very was we were what when where
-        which while who whom why will with would you your""",
-    )
+    """a about above after all also am an and any are as at be because been before being below
+    between both but by can could did do does doing down during each for from had has have
+    having he her here hers him his how i if in into is it its just me my no nor not of off on
+    once only or other our out over own s same she so some such t than that the their them then
+    there these they this those through to too under until up very was we were what when where
+    which while who whom why will with would you your""".split()
 )
 
 

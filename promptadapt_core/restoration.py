@@ -6,15 +6,15 @@ a span without words where its neighbours went.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from .patterns import Pattern
 from .syntax import EDGE_CHARACTERS, SEPARATOR_KINDS, Segment
 
 MAX_ALIGNMENT = 1_000_000  # words of the input times words of its rewrite; about 0.2 s
 # A word: no whitespace, no ASCII, general, CJK or full-width punctuation. So combining marks,
 # joiners and emoji stay with their word; "long_hair" and "hyper-detailed" are two words each.
-WORD = re.compile(
+WORD = Pattern(
     r"[^\s\x00-/:-@\[-`{-\xa9\xab-\xb1\xb4\xb6-\xb8\xbb\xbf\xd7\xf7\u060c\u061b\u061f\u0964"
     r"\u2010-\u205e\u2060-\u206f\u3000-\u3004\u3008-\u3020\u30fb\uff01-\uff0f\uff1a-\uff20"
     r"\uff3b-\uff40\uff5b-\uff65\ufe0e\ufe0f\ufeff]+"

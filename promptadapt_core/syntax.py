@@ -12,14 +12,20 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from .patterns import Pattern
+
 SEPARATOR_KINDS = frozenset({"and", "break", "newline"})  # they end a section of a prompt
 TAIL_KINDS = frozenset({"network", "weight"})  # they may follow a section's words
-WHITESPACE = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
+# What str.isspace() calls so.
+WHITESPACE = (
+    "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007"
+    "\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+)
 EDGE_CHARACTERS = WHITESPACE + ",.;"  # what may stand loose at the end of a section
 
 # Hostile text stays linear: no alternative scans the same characters from two starts, and what is
 # matched again at every level of a nest is bounded.
-_TOKEN = re.compile(
+_TOKEN = Pattern(
     r"""
       (?P<escape>\\[()\[\]{}<>|\\])
     | (?P<network><[^\W\d_]\w*:[^<>]*>)
@@ -34,15 +40,15 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _PARTNER = {")": "(", "]": "[", "}": "{", "\\)": "\\(", "\\]": "\\[", "\\}": "\\{", "\\>": "\\<"}
-_NUMBER = re.compile(r"[-+]?(?:\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})")
-_WEIGHT_AT_END = re.compile(r":\s*[-+]?(?:\d+(?:\.\d*)?|\.\d+)$")
-_LOOSE_START = re.compile(r"^(?:[ ,;]|\.(?=[ ,;.]|$))+")
-_LOOSE_RUN = re.compile(r"(?<![,.;])(?<![,.;] ),(?: ?[.;,])+(?= |$)")
-_PARTED = re.compile(r"[0-9A-Za-z\u00aa-\u1fff)\]}]")  # scripts with spaces between words
-_PARTED_AFTER = re.compile(r"[0-9A-Za-z\u00aa-\u1fff(\[{]")
-_UNREADABLE = re.compile("[\0\ud800-\udfff]")
-_STRAY = re.compile("[<>]")
-_CHOICE_PREFIX = re.compile(
+_NUMBER = Pattern(r"[-+]?(?:\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})")
+_WEIGHT_AT_END = Pattern(r":\s*[-+]?(?:\d+(?:\.\d*)?|\.\d+)$")
+_LOOSE_START = Pattern(r"^(?:[ ,;]|\.(?=[ ,;.]|$))+")
+_LOOSE_RUN = Pattern(r"(?<![,.;])(?<![,.;] ),(?: ?[.;,])+(?= |$)")
+_PARTED = Pattern(r"[0-9A-Za-z\u00aa-\u1fff)\]}]")  # scripts with spaces between words
+_PARTED_AFTER = Pattern(r"[0-9A-Za-z\u00aa-\u1fff(\[{]")
+_UNREADABLE = Pattern("[\0\ud800-\udfff]")
+_STRAY = Pattern("[<>]")
+_CHOICE_PREFIX = Pattern(
     r"\s{0,9}(?:[~@]?\d{0,9}(?:-\d{0,9})?\$\$(?:[^$]{0,99}\$\$)?)?(?:\s{0,9}[\d.]{1,9}::)?"
 )
 

@@ -11,9 +11,10 @@ import pytest
 from promptadapt_core.data.__main__ import main
 from promptadapt_core.data.build import build
 from promptadapt_core.data.duplicates import similarity
+from promptadapt_core.data.settings import DataSettings
 from promptadapt_core.modifiers import find_artists, normal
 from promptadapt_core.prompts import content_words
-from promptadapt_core.settings import DataSettings, SettingsError
+from promptadapt_core.settings import SettingsError
 
 ANIMALS = "cat dog fox owl bear wolf horse whale tiger eagle".split()
 PLACES = "roof beach forest bridge castle market harbour mountain".split()

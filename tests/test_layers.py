@@ -16,6 +16,7 @@ ORDER = [
     "pipeline_settings",
     "reward_settings",
     "command_line",
+    "patterns",
     "syntax",
     "restoration",
     "prompts",

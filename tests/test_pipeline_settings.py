@@ -6,8 +6,13 @@ import dataclasses
 import pytest
 
 from promptadapt_core.images import PRECISIONS
-from promptadapt_core.pipeline_settings import PipelineOptions, PipelineRendering, option_names
-from promptadapt_core.settings import RenderingSettings, SettingsError, add_flags, given
+from promptadapt_core.pipeline_settings import (
+    PipelineOptions,
+    PipelineRendering,
+    RenderingSettings,
+    option_names,
+)
+from promptadapt_core.settings import SettingsError, add_flags, given
 from promptadapt_core.train.ppo_settings import PICTURE_SETTINGS, PpoSettings
 
 

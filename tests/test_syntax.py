@@ -1,16 +1,24 @@
 """The parser, by examples: what is one piece, of which kind, and what a reader sees of it."""
 
+import sys
 import time
 
 import pytest
 
 from promptadapt_core.settings import MAX_INPUT_CHARACTERS
 from promptadapt_core.syntax import (
+    WHITESPACE,
     ends_like_weight,
     plain_text,
     segments,
     without_stray_syntax,
 )
+
+
+def test_whitespace_is_all_whitespace():
+    assert set(WHITESPACE) == {
+        chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace()
+    }
 
 
 def protected(text):

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from ..command_line import Parser, run, write_utf8
-from ..settings import DataSettings, add_flags, given
+from ..settings import add_flags, given
+from .settings import DataSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,11 +14,12 @@ from typing import Any
 
 from ..modifiers import clean, normal
 from ..prompts import content_words
-from ..settings import DataSettings, SettingsError
+from ..settings import SettingsError
 from . import report, vocabulary
 from .duplicates import Clusters, near_pairs
 from .pairs import Pair, make_pairs, parse_kinds
 from .reading import SPLITS, Row, read_rows
+from .settings import DataSettings
 from .stock import rows_to_keep
 from .targets import Target, finished, make_target
 

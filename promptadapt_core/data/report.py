@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..modifiers import normal
-from ..settings import DataSettings
 from .pairs import KINDS
 from .reading import SPLITS
+from .settings import DataSettings
 from .targets import Target
 
 NUM_EXAMPLES = 5
