@@ -71,8 +71,8 @@ def policy_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sequence[s
     styles to each of them."""
 
     def make(user_inputs: Sequence[str]) -> Path:
-        from promptadapt_core.settings import SftSettings
         from promptadapt_core.train.sft import train_sft
+        from promptadapt_core.train.sft_settings import SftSettings
 
         folder = tmp_path_factory.mktemp("policy_for")
         (folder / "inputs.txt").write_text("\n".join(user_inputs) + "\n", encoding="utf-8")

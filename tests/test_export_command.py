@@ -11,10 +11,11 @@ import pytest
 from promptadapt_core.export.command import train_command
 from promptadapt_core.export.finished import Run, last_part
 from promptadapt_core.reward_settings import RewardSettings
-from promptadapt_core.settings import Settings, SftSettings, given
+from promptadapt_core.settings import Settings, given
 from promptadapt_core.train import __main__ as trainers
 from promptadapt_core.train.dpo_settings import DpoSettings
 from promptadapt_core.train.ppo_settings import PpoSettings
+from promptadapt_core.train.sft_settings import SftSettings
 
 
 class Parsed(Exception):

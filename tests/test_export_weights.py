@@ -18,9 +18,10 @@ from promptadapt_core.export.settings import ExportSettings
 from promptadapt_core.lora import read_base
 from promptadapt_core.model_folders import policy_names
 from promptadapt_core.policy import Policy
-from promptadapt_core.settings import SettingsError, SftSettings
+from promptadapt_core.settings import SettingsError
 from promptadapt_core.train.bases import with_seeded_lora
 from promptadapt_core.train.sft import train_sft
+from promptadapt_core.train.sft_settings import SftSettings
 
 INPUTS = ("a cat", "an old house")
 

@@ -3,18 +3,18 @@ import dataclasses
 
 import pytest
 
+from promptadapt_core.data.settings import DataSettings
 from promptadapt_core.settings import (
     MAX_SEED,
     AdaptSettings,
-    DataSettings,
     Settings,
     SettingsError,
-    SftSettings,
     add_flags,
     flag,
     given,
     setting,
 )
+from promptadapt_core.train.sft_settings import SftSettings
 
 TABLES = [AdaptSettings, DataSettings, SftSettings]
 

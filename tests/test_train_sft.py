@@ -18,9 +18,10 @@ import torch.nn.functional as F
 
 from promptadapt_core import runs
 from promptadapt_core.policy import Policy
-from promptadapt_core.settings import SettingsError, SftSettings
+from promptadapt_core.settings import SettingsError
 from promptadapt_core.train import __main__ as command
 from promptadapt_core.train import bases, losses, preparing, sft
+from promptadapt_core.train.sft_settings import SftSettings
 
 SUBJECTS = ("a cat", "an old house", "two boats", "the sea", "a dog", "a red fox")
 STYLES = ("oil painting", "8k, sharp focus", "watercolor", "dramatic light")

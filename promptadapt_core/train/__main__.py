@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 from ..alarms import AlarmSettings
 from ..command_line import Parser, interruptible, keep_freed_memory, run, write_utf8
 from ..reward_settings import RewardSettings
-from ..settings import SftSettings, add_flags, given
+from ..settings import add_flags, given
 from .dpo_settings import DpoSettings
 from .ppo_settings import PpoSettings
 from .rejection_settings import RejectionSettings
+from .sft_settings import SftSettings
 
 if TYPE_CHECKING:
     from .rounds import RoundsResult

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from ..policy import Manifest, Policy, load_pretrained_base, new_policy, train_tokenizer
-from ..settings import SettingsError, SftSettings
+from ..settings import SettingsError
+from .sft_settings import SftSettings
 
 SCRATCH = "scratch"
 MIN_POSITIONS = 256  # room at inference for more than the longest training pair

@@ -20,13 +20,14 @@ from .. import runs
 from ..baselines import SUFFIX
 from ..process_group import refuse_several
 from ..reward_settings import RewardSettings
-from ..settings import SettingsError, SftSettings, given
+from ..settings import SettingsError, given
 from .costs import Plan
 from .dpo_settings import DpoSettings
 from .mining_settings import MiningSettings
 from .ppo_settings import PpoSettings
 from .probing import PLAN_SECONDS
 from .rejection_settings import RejectionSettings
+from .sft_settings import SftSettings
 
 COUNTED = ("iteration", "round", "step")  # what a state counts, by trainer
 FORMATS = ("text", "json")

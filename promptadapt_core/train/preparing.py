@@ -14,9 +14,10 @@ from .. import __version__, runs
 from ..checkpoints import file_identity
 from ..devices import pick_device
 from ..policies import weight_files
-from ..settings import SettingsError, SftSettings, flag
+from ..settings import SettingsError, flag
 from .bases import SCRATCH, Trainee, make_trainee
 from .batches import Pair, TokenPair, file_sha256, read_pairs, to_sequences
+from .sft_settings import SftSettings
 
 # Settings that a resumed run may change: they do not touch the weights.
 FREE_SETTINGS = {"resume", "out", "tensorboard"}

@@ -36,7 +36,7 @@ from ..manifest import Manifest
 from ..policies import resolve_policy
 from ..policy import Policy
 from ..rollouts import RewardFunction
-from ..settings import SettingsError, SftSettings
+from ..settings import SettingsError
 from .bases import with_seeded_lora
 from .choosing import best_candidates
 from .mined import Group
@@ -44,6 +44,7 @@ from .rejection_settings import RejectionSettings
 from .rounds import LEARNING_NAME, PAIRS_NAME, Learned, Lesson, Rounds, RoundsResult
 from .rounds_preparing import prepare
 from .sft import train_sft
+from .sft_settings import SftSettings
 
 NEVER = 10**9  # steps: there is nothing to validate on
 REJECTION_METRICS: dict[str, str] = {

@@ -41,7 +41,7 @@ from typing import Any
 import torch
 
 from .. import runs
-from ..settings import SettingsError, SftSettings
+from ..settings import SettingsError
 from .bases import Trainee
 from .batches import Batch, EpochSteps, TokenPair, by_length, collate
 from .losses import (
@@ -53,6 +53,7 @@ from .losses import (
 )
 from .metrics import SFT_METRICS
 from .preparing import Prepared, prepare
+from .sft_settings import SftSettings
 
 STATE_FORMAT = 1
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 from .. import runs
 from ..decoding import Stopped
-from ..settings import SftSettings
 from .bases import Trainee
 from .costs import Part, Plan, Probe
 from .losses import validation_nll
 from .preparing import prepare
 from .probing import ADAM_BYTES, peak_bytes, wait_for
 from .sft import Trainer
+from .sft_settings import SftSettings
 
 LEAST_STEPS, MOST_STEPS = 2, 50  # of the probe; the first is not counted, it warms up
 
