@@ -1,7 +1,8 @@
 """Every setting once: its default, its range and its help.
 
-The command line, the node inputs and the sliders are made from the dataclasses below, so a
-range is never written twice. A value out of range raises SettingsError, which names the setting.
+The command line, the node inputs and the sliders are made from dataclasses, so a range is never
+written twice: from the one below, which hosts make at their start, and from those of the commands,
+each in a file of its own. A value out of range raises SettingsError, which names the setting.
 """
 
 from __future__ import annotations
