@@ -1,4 +1,4 @@
-"""What can be chosen about a diffusers pipeline beside the pictures' own settings."""
+"""What can be chosen about a diffusers pipeline: how it is put together and how it renders."""
 
 from __future__ import annotations
 

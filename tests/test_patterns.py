@@ -42,9 +42,10 @@ def test_what_is_no_pattern_is_told_at_first_use() -> None:
 def test_importing_the_text_modules_compiles_nothing() -> None:
     probe = """
 import re, dataclasses, typing, inspect, unicodedata
-def compiled(source, flags=0):
+def compiled(source, *_, **__):
     raise AssertionError(f"compiled while importing: {source}")
-re.compile = compiled
+for name in "compile findall finditer fullmatch match search split sub subn".split():
+    setattr(re, name, compiled)
 from promptadapt_core import settings, prompts, modifiers, gate
 """
     run = subprocess.run(

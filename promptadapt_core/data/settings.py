@@ -1,4 +1,4 @@
-"""The settings of the data's command line, in the one table of promptadapt_core/settings.py."""
+"""The settings of the data's command line, once: default, range, help."""
 
 from __future__ import annotations
 
