@@ -108,6 +108,18 @@ def test_captions_that_are_long_come_together() -> None:
         assert max(rows) < training.num_train
 
 
+def test_pictures_of_several_things_come_more_often() -> None:
+    training = stage(batch_size=2000)
+    singles = [len(scene.things) == 1 for scene in training.scenes[: training.num_train]]
+    drawn = sum(singles) / len(singles)
+    assert 0.2 < drawn < 0.8
+    taken, _ = training._batch(random.Random(4), 0)
+    share = sum(singles[row] for row in taken) / len(taken)
+    kept = renderer.SINGLE * drawn
+    # Step 0 takes short captions, and those of one thing are shorter: hence the tolerance.
+    assert share == pytest.approx(kept / (kept + 1 - drawn), abs=0.06)
+
+
 def test_learning_lowers_the_loss() -> None:
     training = stage(num_steps=40, lr=3e-3)
     rows = [training.step(step) for step in range(40)]

@@ -50,6 +50,7 @@ LABEL_WEIGHT = 0.3
 S_MEAN, S_SPREAD = 0.8, 1.1
 NO_CAPTION = 0.1  # share of training captions left empty, for guidance
 NO_COLOUR = 0.08  # share of captions that leave the colours out
+SINGLE = 0.35  # share of the pictures of one thing that are taken: several are harder to render
 EXTRA_PADDING = 256  # zero tokens that diffusers adds for the absent T5, in a fifth of the batches
 LONG_EVERY = 8  # every so many steps a batch of captions over NUM_POSITIONS tokens
 DECAY_SHARE = 0.3  # of the steps, at the end: the learning rate falls to zero
@@ -220,12 +221,15 @@ class RendererStage(Training):
         return flow, read, labels.flatten(1).to(self.device)
 
     def _batch(self, generator: random.Random, step: int) -> tuple[list[int], list[list[int]]]:
-        """Rows and the token ids of a fresh caption of each. Long captions come together."""
+        """Rows and the token ids of a fresh caption of each. Long captions come together, pictures
+        of one thing less often than the others, see SINGLE."""
         long = step % LONG_EVERY == LONG_EVERY - 1
         rows: list[int] = []
         texts: list[list[int]] = []
         while len(rows) < self.batch_size:
             row = generator.randrange(self.num_train)
+            if len(self.scenes[row].things) == 1 and generator.random() >= SINGLE:
+                continue
             ids = self._caption(row, generator)
             if generator.random() < NO_CAPTION:
                 ids = []
