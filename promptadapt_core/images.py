@@ -33,6 +33,7 @@ from .quiet_libraries import quiet_libraries
 from .settings import MAX_SEED, Settings, SettingsError, setting
 
 RENDERER_NAME = "renderer.json"
+NO_MEMORY = "memory does not suffice for one picture; choose a smaller size"
 CLIP_LENGTH = 77  # tokens, start and end included; other text encoders read more
 PRECISIONS = {
     "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16
@@ -128,8 +129,7 @@ class DiffusersGenerator:
         if precision != "auto" and precision not in PRECISIONS:
             names = ", ".join(["auto", *PRECISIONS])
             raise SettingsError("precision", f"expected one of {names}, got {precision!r}")
-        if type(batch_size) is not int or batch_size < 1:
-            raise SettingsError("batch_size", f"expected 1 or more, got {batch_size!r}")
+        check_batch_size(batch_size)
         chosen = {name: value for name, value in settings.items() if value is not None}
         make_settings(chosen)
         target = pick_device(device)
@@ -145,7 +145,7 @@ class DiffusersGenerator:
         identity = f"{loaded.identity} {precision} {target.type} {_diffusers_release()}"
         generator = cls(loaded.pipeline, resolved, identity, batch_size)
         generator.device = target
-        generator.notices = (*loaded.notices, *_notices(loaded.pipeline, resolved))
+        generator.notices = (*loaded.notices, *pipeline_notices(loaded.pipeline, resolved))
         return generator
 
     def generate(
@@ -162,18 +162,13 @@ class DiffusersGenerator:
         if not adapted_prompts:
             side = self.settings.size or 1
             return np.zeros((0, side, side, 3), dtype=np.uint8)
-        parts: list[np.ndarray] = []
-        done = 0
         with quiet_libraries():
-            while done < len(adapted_prompts):
-                rows = slice(done, done + self.batch_size)
-                pictures = self._batch(adapted_prompts[rows], seeds[rows], should_stop)
-                if pictures is None:
-                    self._halve_batch(len(adapted_prompts[rows]))
-                    continue
-                parts.append(pictures)
-                done += len(pictures)
-        return np.concatenate(parts)
+            return in_batches(
+                self,
+                adapted_prompts,
+                seeds,
+                lambda texts, numbers: self._batch(texts, numbers, should_stop),
+            )
 
     def _batch(
         self, adapted_prompts: list[str], seeds: list[int], should_stop: Callable[[], bool] | None
@@ -231,14 +226,38 @@ class DiffusersGenerator:
                 free()
             raise
 
-    def _halve_batch(self, tried: int) -> None:
-        """After memory ran out with `tried` pictures at once."""
+
+class Batched(Protocol):
+    """A generator that draws so many pictures at once; fewer once memory has run out."""
+
+    batch_size: int
+
+
+def in_batches(
+    generator: Batched,
+    texts: list[str],
+    seeds: list[int],
+    draw: Callable[[list[str], list[int]], np.ndarray | None],
+) -> np.ndarray:
+    """(N, H, W, 3): what `draw` makes of the batches, in order. Where it gives None, memory ran
+    out: half as many are drawn from then on. SettingsError("size", ...) where it does not suffice
+    for one. N is 1 or more."""
+    parts: list[np.ndarray] = []
+    done = 0
+    while done < len(texts):
+        rows = slice(done, done + generator.batch_size)
+        tried = len(texts[rows])
+        pictures = draw(texts[rows], seeds[rows])
+        if pictures is not None:
+            parts.append(pictures)
+            done += tried
+            continue
         if tried == 1:
-            reason = "memory does not suffice for one picture; choose a smaller size"
-            raise SettingsError("size", reason)
-        self.batch_size = max(1, tried // 2)
+            raise SettingsError("size", NO_MEMORY)
+        generator.batch_size = max(1, tried // 2)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+    return np.concatenate(parts)
 
 
 def _stopping(should_stop: Callable[[], bool]) -> Callable[..., dict[str, Any]]:
@@ -281,6 +300,12 @@ def check_batch(
     return list(texts), numbers
 
 
+def check_batch_size(batch_size: int) -> None:
+    """SettingsError("batch_size", ...) for what is no number of pictures."""
+    if type(batch_size) is not int or batch_size < 1:
+        raise SettingsError("batch_size", f"expected 1 or more, got {batch_size!r}")
+
+
 def check_size(pipeline: Any, size: int) -> None:
     """SettingsError("size", ...) where the pipeline's model cannot make pictures of size x size;
     0, its own size, always can be made."""
@@ -297,21 +322,27 @@ def check_size(pipeline: Any, size: int) -> None:
         raise SettingsError("size", f"this model makes at most {largest * unit}, got {size}")
 
 
-def _notices(pipeline: Any, settings: ImageSettings) -> Iterator[str]:
-    """What of the settings and of the prompts has no effect on this pipeline's pictures."""
-    if settings.negative_prompt and settings.guidance_scale <= 1:
-        yield (
-            f"the negative prompt has no effect: guidance is {settings.guidance_scale:g}, and only "
-            "above 1 the pictures are drawn away from it"
-        )
+def pipeline_notices(pipeline: Any, settings: ImageSettings) -> Iterator[str]:
+    """`notices` of a pipeline."""
     limits = [
         part.model_max_length
         for name, part in pipeline.components.items()
         if name.startswith("tokenizer") and hasattr(part, "model_max_length")
     ]
-    if limits and max(limits) <= CLIP_LENGTH:
+    return notices(settings, max(limits) if limits else None)
+
+
+def notices(settings: ImageSettings, text_length: int | None) -> Iterator[str]:
+    """What of the settings and of the prompts has no effect on the pictures. text_length: tokens
+    that the renderer reads, start and end included; None where nobody knows."""
+    if settings.negative_prompt and settings.guidance_scale <= 1:
         yield (
-            f"the renderer reads {max(limits) - 2} tokens of an adapted prompt; what comes after "
+            f"the negative prompt has no effect: guidance is {settings.guidance_scale:g}, and only "
+            "above 1 the pictures are drawn away from it"
+        )
+    if text_length is not None and text_length <= CLIP_LENGTH:
+        yield (
+            f"the renderer reads {text_length - 2} tokens of an adapted prompt; what comes after "
             "them is not drawn"
         )
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,9 +13,11 @@ import safetensors.torch
 import torch
 
 from promptadapt_core.clip_tokens import clean_for_clip
+from promptadapt_core.decoding import Stopped
 from promptadapt_core.images import DiffusersGenerator, ImageSettings
 from promptadapt_core.lab.folders import PARTS, WEIGHTS, renderer_folder
 from promptadapt_core.lab.plain_renderer import PlainRenderer, PlainTransformer, noise_levels
+from promptadapt_core.lab.text_encoder import MAX_LENGTH, NUM_POSITIONS, TextFeatures
 from promptadapt_core.settings import MAX_SEED, SettingsError
 
 LONG = ", ".join(["a blue cat under a tree at night"] * 12)  # over 75 tokens
@@ -78,6 +82,68 @@ def test_texts_that_the_pipeline_reads_otherwise(pipeline: Any, text: str, plain
     assert np.abs(plain.generate([text], [3]).astype(int) - theirs).max() <= 1
 
 
+@pytest.mark.parametrize("width", [NUM_POSITIONS, 40, MAX_LENGTH - 1])
+def test_padding_read_once_counts_for_all_of_it(width: int) -> None:
+    """The velocity is that of all 77 tokens; the padding left out or counted once, it is not."""
+    transformer = PlainTransformer(WEIGHTS / "transformer", torch.device("cpu"))
+    ids = [list(range(320, 320 + width - 2)), []]
+    features = TextFeatures()
+    whole, pooled = features.embed(ids)
+    latents = torch.randn((2, 16, 16, 16), generator=torch.Generator().manual_seed(0))
+    expected = transformer(latents, whole, pooled, 0.7)
+    few = features.embed(ids, width + 1)[0]
+    number = MAX_LENGTH - width
+    found = transformer(latents, few, pooled, 0.7, number)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-5)
+    if number > 1:
+        for context, counted in ((few, 1), (whole[:, :width], 1)):
+            off = transformer(latents, context, pooled, 0.7, counted) - expected
+            assert off.abs().max() > 1e-3
+
+
+def test_pictures_do_not_depend_on_the_batch() -> None:
+    renderer = PlainRenderer(WEIGHTS, batch_size=2, num_steps=2)
+    # The third is long: it has less padding, and its batch with it.
+    texts, seeds = ["a cat", "a red tree at night", LONG, "", "a dog"], [0, 1, 2, 3, 4]
+    together = renderer.generate(texts, seeds)
+    renderer.batch_size = 5
+    turned = renderer.generate(texts[::-1], seeds[::-1])[::-1]
+    for other in (renderer.generate(texts, seeds), turned):
+        assert np.abs(together.astype(int) - other).max() <= 1
+
+
+def test_it_stops_between_steps() -> None:
+    renderer, asked = PlainRenderer(WEIGHTS, batch_size=1, num_steps=3), []
+
+    def fifth() -> bool:
+        asked.append(None)
+        return len(asked) == 5
+
+    with pytest.raises(Stopped):
+        renderer.generate(["a cat"] * 9, list(range(9)), should_stop=fifth)
+    assert len(asked) == 5
+
+
+def test_the_identity_is_of_what_pictures_depend_on(copied: Path) -> None:
+    renderer = PlainRenderer(WEIGHTS, num_steps=2)
+    assert PlainRenderer(copied, num_steps=2, batch_size=3).identity == renderer.identity
+    fewer = copy.copy(renderer)
+    fewer.settings = dataclasses.replace(renderer.settings, num_steps=1)
+    assert fewer.identity != renderer.identity
+    assert np.array_equal(
+        fewer.generate(["a cat"], [0]),
+        PlainRenderer(WEIGHTS, num_steps=1).generate(["a cat"], [0]),
+    )
+    path = copied / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = safetensors.torch.load_file(path)
+    weights["decoder.layers.0.bias"] += 1.0
+    safetensors.torch.save_file(weights, path)
+    assert PlainRenderer(copied, num_steps=2).identity != renderer.identity
+    elsewhere = copy.copy(renderer)
+    elsewhere.device = torch.device("cuda")
+    assert elsewhere.identity != renderer.identity
+
+
 def test_no_texts_are_no_pictures() -> None:
     pictures = PlainRenderer(WEIGHTS, size=32).generate([], [])
     assert pictures.shape == (0, 32, 32, 3)
@@ -91,10 +157,45 @@ def test_memory_that_runs_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(PlainTransformer, "__call__", no_memory)
-    with pytest.raises(SettingsError, match="size: .* for 2 at once; choose a smaller size"):
+    with pytest.raises(SettingsError, match="size: .* for one picture"):
         renderer.generate(["a cat"] * 2, [0, 1])
     with pytest.raises(SettingsError, match="size: .* for one picture"):
         PlainRenderer(WEIGHTS)
+
+
+def test_memory_that_runs_out_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    renderer = PlainRenderer(WEIGHTS, num_steps=1)
+    texts, seeds = ["a cat", "a dog", "a red house", "a tree", "a cup"], [3, 4, 5, 6, 7]
+    whole, call, sizes = renderer.generate(texts, seeds), PlainTransformer.__call__, []
+
+    def hungry(self: Any, latents: torch.Tensor, *given: Any) -> torch.Tensor:
+        sizes.append(len(latents) // 2)  # guidance draws each twice
+        if len(latents) > 4:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return call(self, latents, *given)
+
+    monkeypatch.setattr(PlainTransformer, "__call__", hungry)
+    assert np.abs(renderer.generate(texts, seeds).astype(int) - whole).max() <= 1
+    assert sizes == [5, 2, 2, 1]
+    assert renderer.batch_size == 2
+
+
+def test_what_has_no_effect_is_told() -> None:
+    usual, odd = (
+        PlainRenderer(WEIGHTS),
+        PlainRenderer(WEIGHTS, negative_prompt="a dog", guidance_scale=1.0),
+    )
+    assert [line.split(";")[0] for line in usual.notices] == [
+        "the renderer reads 75 tokens of an adapted prompt"
+    ]
+    assert odd.notices[1:] == usual.notices
+    assert "the negative prompt has no effect" in odd.notices[0]
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.0, True])
+def test_a_batch_size_that_is_none(batch_size: Any) -> None:
+    with pytest.raises(SettingsError, match="batch_size: expected 1 or more"):
+        PlainRenderer(WEIGHTS, batch_size=batch_size)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])

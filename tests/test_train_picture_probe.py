@@ -12,6 +12,8 @@ pytest.importorskip("open_clip")
 pytest.importorskip("diffusers")
 
 from promptadapt_core.images import ImageSettings
+from promptadapt_core.lab.folders import WEIGHTS
+from promptadapt_core.lab.plain_renderer import PlainRenderer
 from promptadapt_core.scorers import Scores
 from promptadapt_core.settings import SettingsError
 from promptadapt_core.train import picture_probe
@@ -144,6 +146,16 @@ def test_a_renderer_that_is_no_pipeline_is_never_cut_short(clock: Clock) -> None
     assert {steps for _, steps in parts.generator.asked} == {20}
     assert cost.rendering == pytest.approx(FIXED + 20 * STEP)
     assert cost.probe.num_steps == 0
+
+
+def test_the_labs_own_renderer_is_cut_short(clock: Clock) -> None:
+    """It is no pipeline, but heeds its settings."""
+    parts = Parts(clock)
+    parts.generator = PlainRenderer(WEIGHTS, num_steps=5)
+    probe = picture_probe.PictureProbe(parts, 9.0, None)
+    _, first = probe.first(TEXTS)
+    assert (first.num_steps, first.pictures.shape) == (2, (1, 64, 64, 3))
+    assert parts.generator.settings.num_steps == 5
 
 
 def _missing(renderer: Any) -> str:

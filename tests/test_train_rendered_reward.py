@@ -22,6 +22,7 @@ pytest.importorskip("diffusers")
 from promptadapt_core import judging, runs
 from promptadapt_core.images import DiffusersGenerator, ImageSettings
 from promptadapt_core.lab.folders import WEIGHTS
+from promptadapt_core.lab.plain_renderer import PlainRenderer
 from promptadapt_core.reward_settings import RewardSettings
 from promptadapt_core.scorers import Scores
 from promptadapt_core.settings import SettingsError
@@ -77,13 +78,13 @@ def saved(folder: Path) -> dict[str, bytes]:
 def rendered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Every prompt and seed that the renderer draws."""
     drawn: list[tuple[str, int]] = []
-    generate = DiffusersGenerator.generate
+    generate = PlainRenderer.generate
 
     def counted(self: Any, prompts: Any, seeds: Any, **options: Any) -> np.ndarray:
         drawn.extend(zip(prompts, seeds, strict=True))
         return generate(self, prompts, seeds, **options)
 
-    monkeypatch.setattr(DiffusersGenerator, "generate", counted)
+    monkeypatch.setattr(PlainRenderer, "generate", counted)
     return drawn
 
 
@@ -93,6 +94,25 @@ LAB_REWARD = RewardSettings(num_images=1)
 def lab_run(settings: PpoSettings, should_stop: Any = None) -> ppo.PpoResult:
     reward, judge = rendered_reward.load_parts(settings, LAB_REWARD)
     return ppo.train_ppo(settings, reward=reward, judge=judge, should_stop=should_stop)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({}, PlainRenderer),
+        ({"num_steps": 1, "download": True, "render_precision": "float32"}, PlainRenderer),
+        ({"batch_size": 0}, PlainRenderer),
+        ({"render_precision": "bfloat16"}, DiffusersGenerator),
+        ({"attention_slicing": True}, DiffusersGenerator),
+        ({"sampler": "euler"}, DiffusersGenerator),
+    ],
+)
+def test_what_draws_the_labs_pictures(options: dict[str, Any], kind: type) -> None:
+    """Plain torch on a CPU, unless something is asked of the pipeline; the pictures are alike."""
+    generator = rendered_reward.load_renderer("lab", "cpu", **options)
+    assert type(generator) is kind
+    assert generator.batch_size == (options.get("batch_size") or 8)
+    assert generator.settings.guidance_scale == 3.0
 
 
 def test_a_run_in_the_lab_from_end_to_end(

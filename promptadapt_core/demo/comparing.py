@@ -131,7 +131,7 @@ class Workshop:
     @classmethod
     def load(cls, device: str = "cpu", num_steps: int | None = None) -> Workshop:
         """SettingsError where a weight file is missing or broken, ModuleNotFoundError where
-        diffusers or open_clip is not installed."""
+        open_clip is not installed, or diffusers, which draws on other devices than a CPU."""
         generator = load_renderer(LAB, device, num_steps=num_steps, batch_size=BATCH_SIZE)
         scorer = load_scorer(LAB, device)
         return cls(generator, scorer, Judge.load(WEIGHTS / "judge", pick_device(device)))

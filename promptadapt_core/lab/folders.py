@@ -61,7 +61,7 @@ def renderer_folder(weights: Path | str | None = None, cache: Path | str | None 
     weights = Path(weights) if weights else WEIGHTS
     check_weights(weights)
     place = Path(cache) if cache else cache_folder()
-    folder = place / f"renderer-{FORMAT}-{TEXT_SEED}-{_identity(weights)}"
+    folder = place / f"renderer-{FORMAT}-{TEXT_SEED}-{renderer_identity(weights)}"
     if not is_whole(folder):
         try:
             place.mkdir(parents=True, exist_ok=True)
@@ -77,9 +77,9 @@ def renderer_folder(weights: Path | str | None = None, cache: Path | str | None 
     return folder
 
 
-def _identity(weights: Path) -> str:
-    """16 hexadecimal digits of all that goes into the folder; the other parts of the lab in
-    `weights` do not count."""
+def renderer_identity(weights: Path) -> str:
+    """16 hexadecimal digits of the renderer's weights and of what they recommend; the other parts
+    of the lab in `weights` do not count."""
     path = weights / RENDERER_NAME
     texts = [hash_files(weights / part) for part in PARTS]
     texts.append(path.read_text("utf-8", "replace") if path.is_file() else "")

@@ -3,14 +3,17 @@
 Importing diffusers takes a fresh process longer than all else that the command `render` does. The
 weights are those of diffusers' SD3Transformer2DModel and AutoencoderTiny under their names there,
 and the arithmetic is theirs and the pipeline's (Stable Diffusion 3, arXiv 2403.03206), in float32.
+It takes half the pipeline's time on a CPU, for padding is read once, see PlainTransformer.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +23,32 @@ import torch
 from torch.nn import functional
 
 from ..clip_tokens import ClipTokenCounter
+from ..decoding import Stopped
 from ..devices import is_out_of_memory, pick_device
-from ..images import ImageSettings, check_batch, make_settings, to_pixels
+from ..images import (
+    NO_MEMORY,
+    ImageSettings,
+    check_batch,
+    check_batch_size,
+    in_batches,
+    make_settings,
+    notices,
+    to_pixels,
+)
 from ..pipeline_files import read_json
 from ..settings import SettingsError
-from .folders import SHIFT, TEXT_SEED, check_weights, recommended, weight_files
-from .text_encoder import MAX_LENGTH, TextFeatures
+from .folders import SHIFT, TEXT_SEED, check_weights, recommended, renderer_identity, weight_files
+from .text_encoder import MAX_LENGTH, NUM_POSITIONS, TextFeatures
 
 NUM_TRAIN_TIMESTEPS = 1000
+FORMAT = 1  # of the pictures: another one where this code draws or reads texts otherwise
 TIME_WIDTH = 256  # of the sines and cosines of a timestep
-TOO_LARGE = "memory does not suffice for {}; choose a smaller size"
 Weights = Mapping[str, torch.Tensor]
 
 
 class PlainRenderer:
-    """Draws what `DiffusersGenerator.load(renderer_folder(weights))` draws in float32.
+    """An ImageGenerator: draws what `DiffusersGenerator.load(renderer_folder(weights))` draws in
+    float32.
 
     Every text is read as `clip_tokens.clean_for_clip` writes it, and has no special tokens. The
     pipeline's CLIPTokenizer cleans less (how much depends on the release of transformers): HTML
@@ -42,11 +56,14 @@ class PlainRenderer:
     tokens there, so other pictures, and "<|startoftext|>" and "<|endoftext|>" are single tokens.
     """
 
-    def __init__(self, weights: Path, device: str = "cpu", **settings: Any):
-        """weights and settings: as renderer_folder and DiffusersGenerator.load take them. Raises
-        SettingsError("weights", ...) for weights that are missing, broken or of another shape,
-        SettingsError("size", ...) for a size that they cannot draw or that memory cannot hold."""
+    def __init__(self, weights: Path, device: str = "cpu", *, batch_size: int = 8, **settings: Any):
+        """weights, batch_size and settings: as renderer_folder and DiffusersGenerator.load take
+        them. Raises SettingsError("weights", ...) for weights that are missing, broken or of
+        another shape, SettingsError("size", ...) for a size that they cannot draw or that memory
+        cannot hold."""
+        check_batch_size(batch_size)
         check_weights(weights)
+        self.weights, self.batch_size = weights, batch_size
         chosen = {name: value for name, value in settings.items() if value is not None}
         self.settings: ImageSettings = make_settings({**recommended(weights), **chosen})
         self.device = pick_device(device)
@@ -65,37 +82,73 @@ class PlainRenderer:
             raise
         except Exception as error:  # whatever weights and configs of another shape lead to
             if is_out_of_memory(error):
-                raise SettingsError("size", TOO_LARGE.format("one picture")) from None
+                raise SettingsError("size", NO_MEMORY) from None
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise SettingsError("weights", f"{weights} is no renderer: {reason}") from None
+        self.notices = tuple(notices(self.settings, MAX_LENGTH))
 
-    def generate(self, adapted_prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        """One picture for each, (N, H, W, 3) uint8, drawn all at once. SettingsError as
-        DiffusersGenerator.generate raises it."""
+    @property
+    def identity(self) -> str:
+        """See ImageGenerator."""
+        settings = json.dumps(dataclasses.asdict(self.settings), sort_keys=True)
+        code = f"plain {FORMAT} {TEXT_SEED}"
+        return f"{code} {self._weights_identity} {self.device.type} {settings}"
+
+    @cached_property
+    def _weights_identity(self) -> str:
+        return renderer_identity(self.weights)
+
+    def generate(
+        self,
+        adapted_prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> np.ndarray:
+        """See ImageGenerator. SettingsError as DiffusersGenerator.generate raises it."""
         texts, seeds = check_batch(adapted_prompts, seeds)
         if not texts:
             return np.zeros((0, self.settings.size, self.settings.size, 3), dtype=np.uint8)
+        return in_batches(
+            self, texts, seeds, lambda some, numbers: self._batch(some, numbers, should_stop)
+        )
+
+    def _batch(
+        self, texts: list[str], seeds: list[int], should_stop: Callable[[], bool] | None
+    ) -> np.ndarray | None:
+        """(B, H, W, 3) uint8, or None when memory ran out."""
         shape = self._noise_shape(len(texts))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         noise = torch.stack([torch.randn(shape[1:], generator=one) for one in generators])
         try:
-            drawn = self._draw(texts, noise, noise_levels(self.settings)).cpu().numpy()
+            drawn = self._draw(texts, noise, noise_levels(self.settings), should_stop)
+            return to_pixels(drawn.cpu().numpy())
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise SettingsError("size", TOO_LARGE.format(f"{len(texts)} at once")) from None
-        return to_pixels(drawn)
+            return None  # the traceback, which holds the tensors, goes with the error
 
     @torch.no_grad()
-    def _draw(self, texts: list[str], latents: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
+    def _draw(
+        self,
+        texts: list[str],
+        latents: torch.Tensor,
+        sigmas: torch.Tensor,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> torch.Tensor:
         """(N, H, W, 3) in 0..1: Euler's steps from noise (N, C, h, w) to the last noise level."""
         scale, latents = self.settings.guidance_scale, latents.to(self.device)
         negative = [self.settings.negative_prompt] * len(texts)
         ids = [self.counter.encode(text) for text in (negative if scale > 1 else []) + texts]
-        context, pooled = (part.to(self.device) for part in self.features.embed(ids, MAX_LENGTH))
+        length = min(MAX_LENGTH, max(NUM_POSITIONS, max(map(len, ids)) + 2))  # with start and end
+        padding = MAX_LENGTH - length
+        features = self.features.embed(ids, length + min(padding, 1))
+        context, pooled = (part.to(self.device) for part in features)
         for now, after in itertools.pairwise(sigmas.tolist()):
+            if should_stop is not None and should_stop():
+                raise Stopped
             twice = torch.cat([latents, latents]) if scale > 1 else latents
-            velocity = self.transformer(twice, context, pooled, now)
+            velocity = self.transformer(twice, context, pooled, now, max(padding, 1))
             if scale > 1:
                 without, with_it = velocity.chunk(2)
                 velocity = without + scale * (with_it - without)
@@ -151,17 +204,27 @@ def read_part(
 
 
 class PlainTransformer:
-    """The forward pass of an SD3Transformer2DModel for texts padded with zeros to its widths."""
+    """The forward pass of an SD3Transformer2DModel for texts padded with zeros to its widths.
+
+    Padding beyond the positions that have a row is one and the same token, and stays so through
+    all layers. It is read as one token that counts for all: the logarithm of their number is added
+    to what its key scores, which is what their sum in the softmax comes to.
+    """
 
     def __init__(self, folder: Path, device: torch.device):
         plain = {"qk_norm": None, "dual_attention_layers": []}
         self.weights, self.config = read_part(folder, device, plain)
 
     def __call__(
-        self, latents: torch.Tensor, context: torch.Tensor, pooled: torch.Tensor, sigma: float
+        self,
+        latents: torch.Tensor,
+        context: torch.Tensor,
+        pooled: torch.Tensor,
+        sigma: float,
+        num_last: int = 1,
     ) -> torch.Tensor:
         """The velocity (B, C, h, w) of latents (B, C, h, w) at one noise level. context:
-        (B, L, 768); pooled: (B, 768)."""
+        (B, L, 768), whose last token stands for num_last alike ones; pooled: (B, 768)."""
         patch, (height, width) = self.config["patch_size"], latents.shape[2:]
         image = self._embed_patches(latents, patch)
         text = self._linear("context_embedder", context)
@@ -169,8 +232,10 @@ class PlainTransformer:
             self._two("time_text_embed.timestep_embedder", _waves(sigma, latents.device))
             + self._two("time_text_embed.text_embedder", pooled)
         )[:, None]
+        bias = torch.zeros(image.shape[1] + text.shape[1], device=image.device)
+        bias[-1] = math.log(num_last)
         for layer in range(self.config["num_layers"]):
-            image, text = self._block(f"transformer_blocks.{layer}.", image, text, condition)
+            image, text = self._block(f"transformer_blocks.{layer}.", image, text, condition, bias)
         scale, shift = self._linear("norm_out.linear", condition).chunk(2, dim=2)
         patches = self._linear("proj_out", _norm(image) * (1 + scale) + shift)
         grid = patches.view(len(latents), height // patch, width // patch, patch, patch, -1)
@@ -187,9 +252,14 @@ class PlainTransformer:
         return functional.conv2d(latents, weight, bias, patch).flatten(2).mT + places
 
     def _block(
-        self, prefix: str, image: torch.Tensor, text: torch.Tensor, condition: torch.Tensor
+        self,
+        prefix: str,
+        image: torch.Tensor,
+        text: torch.Tensor,
+        condition: torch.Tensor,
+        bias: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One joint block; image (B, I, D), text (B, L, D), condition (B, 1, D)."""
+        """One joint block; image (B, I, D), text (B, L, D), condition (B, 1, D), bias (I + L,)."""
         is_last = f"{prefix}ff_context.net.2.weight" not in self.weights  # nothing reads its text
         parts = self._linear(f"{prefix}norm1.linear", condition).chunk(6, dim=2)
         of_text = self._linear(f"{prefix}norm1_context.linear", condition)
@@ -197,7 +267,7 @@ class PlainTransformer:
         shift, scale = text_parts[1::-1] if is_last else text_parts[:2]
         mixed_image, mixed_text = self._attend(
             f"{prefix}attn.", _norm(image) * (1 + parts[1]) + parts[0],
-            _norm(text) * (1 + scale) + shift,
+            _norm(text) * (1 + scale) + shift, bias,
         )  # fmt: skip
         image = self._finish(f"{prefix}attn.to_out.0", f"{prefix}ff", image, mixed_image, parts)
         if not is_last:
@@ -206,17 +276,18 @@ class PlainTransformer:
         return image, text
 
     def _attend(
-        self, prefix: str, image: torch.Tensor, text: torch.Tensor
+        self, prefix: str, image: torch.Tensor, text: torch.Tensor, bias: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attention of all tokens to all."""
+        """Attention of all tokens to all; bias (I + L,) is added to what the keys score."""
 
         def heads(image_name: str, text_name: str) -> torch.Tensor:
             own = self._linear(prefix + image_name, image), self._linear(prefix + text_name, text)
             split = torch.cat(own, dim=1).unflatten(2, (self.config["num_attention_heads"], -1))
             return split.transpose(1, 2)
 
+        query, key = heads("to_q", "add_q_proj"), heads("to_k", "add_k_proj")
         mixed = functional.scaled_dot_product_attention(
-            heads("to_q", "add_q_proj"), heads("to_k", "add_k_proj"), heads("to_v", "add_v_proj")
+            query, key, heads("to_v", "add_v_proj"), bias.expand(1, 1, query.shape[2], -1)
         )
         joined = mixed.transpose(1, 2).flatten(2)
         return joined[:, : image.shape[1]], joined[:, image.shape[1] :]

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..judging import Judge
+from ..lab.plain_renderer import PlainRenderer
 from ..picture_scores import Picture, PictureScores, Row
 from .costs import Probe
 from .probing import MOST_TRIED, ShouldStop, nothing_rewarded
@@ -53,8 +54,10 @@ class PictureProbe:
         self.should_stop, self.seconds = should_stop, seconds
         self.began = time.monotonic()
         self.num_steps = self.generator.settings.num_steps
-        # a renderer that is no pipeline need not heed a changed number of steps
-        self.has_steps = hasattr(self.generator, "pipeline")
+        # another renderer need not heed a changed number of steps
+        self.has_steps = hasattr(self.generator, "pipeline") or isinstance(
+            self.generator, PlainRenderer
+        )
         self.failures: list[str] = []
 
     @property
