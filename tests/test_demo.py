@@ -255,21 +255,32 @@ def test_a_folder_or_policy_that_is_wrong_is_one_sentence(
         assert told.err.splitlines()[-1].startswith(f"promptadapt: {sentence}")
 
 
-@pytest.mark.parametrize("missing", ["diffusers", "open_clip"])
-def test_a_missing_package_is_told_with_what_brings_it(missing: str, tmp_path: Path) -> None:
+def demo_without(missing: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     code = (
         f"import sys; sys.modules[{missing!r}] = None\n"
         "from promptadapt_core.__main__ import main\n"
-        f"sys.exit(main(['demo', '--policy', 'lab-sft', '--out', {str(tmp_path)!r}]))"
+        "sys.exit(main(['demo', 'a cat', '--policy', 'lab-sft', '--num-images', '1',"
+        f" '--num-steps', '1', '--device', 'cpu', '--out', {str(tmp_path)!r}]))"
     )
-    run = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
         env={**os.environ, CACHE_VARIABLE: str(tmp_path / "cache")},
     )  # fmt: skip
+
+
+def test_a_missing_package_is_told_with_what_brings_it(tmp_path: Path) -> None:
+    run = demo_without("open_clip", tmp_path)
     assert run.returncode == 2, run.stderr
     last = run.stderr.splitlines()[-1]
-    assert missing in last
+    assert "open_clip" in last
     assert 'pip install "promptadapt[train]"' in last
+
+
+def test_on_a_cpu_it_needs_no_diffusers_and_fills_no_cache(tmp_path: Path) -> None:
+    run = demo_without("diffusers", tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "demo.png").is_file()
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_full_disk_is_one_sentence(

@@ -331,6 +331,21 @@ def test_the_command_line_refuses_before_anything_is_written(
     assert not out.exists()
 
 
+def test_a_pipeline_without_diffusers_is_told_what_brings_it(
+    inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    out = tmp_path / "run"
+    assert command.main(flags(inputs, out, "--device=cpu", "--attention-slicing")) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "diffusers" in told
+    assert 'pip install "promptadapt[train]"' in told
+    assert not out.exists()
+
+
 def test_a_run_folder_that_cannot_be_made_is_refused(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
