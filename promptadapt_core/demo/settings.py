@@ -17,7 +17,7 @@ DEFAULT_TEXTS = (
 MAX_TEXTS = 32
 MAX_TEXT_CHARACTERS = 1000  # of each; the lab reads 75 tokens, which are fewer
 
-# --- demo --train: a run of some minutes on 2 cores ---
+# --- demo --train: a run of some minutes on one core ---
 NUM_USER_INPUTS = 256  # that the policy learns on, half in domain and half out of domain
 NUM_TESTED = 24  # user inputs that training never saw, half in domain and half out of domain
 NUM_SHOWN = 4  # of those, with pictures
