@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from .baselines import Baseline
+from .decoding import Stopped
 from .images import ImageGenerator
 from .process_group import ALONE, ProcessGroup
 from .scorers import Scorer
 
 PICTURES_AT_ONCE = 256  # rendered, then scored; 0.8 MB each at 512 pixels
-RENDERING_ERRORS = (ValueError, RuntimeError, OSError)  # SettingsError is a ValueError
 
 Item = TypeVar("Item")
 
@@ -112,7 +112,9 @@ class PictureScores:
             return []
         try:
             results = work(items)
-        except RENDERING_ERRORS as error:
+        except Stopped:
+            raise
+        except Exception as error:  # whatever a renderer can raise for one prompt
             if len(items) > 1:
                 middle = len(items) // 2
                 halves = (items[:middle], items[middle:])

@@ -99,6 +99,25 @@ def test_the_one_at_fault_is_told_apart() -> None:
     assert work.num_rendered == 5
 
 
+@pytest.mark.parametrize(
+    "kind", [RuntimeError, IndexError, KeyError, TypeError, AssertionError, MemoryError]
+)
+def test_whatever_a_renderer_raises_for_one_prompt(kind: type[Exception]) -> None:
+    generate = Digits.generate
+
+    class Moody(Digits):
+        def generate(self, prompts: Sequence[str], *given: Any, **options: Any) -> np.ndarray:
+            if "77" in prompts:
+                raise kind("index out of range")
+            return generate(self, prompts, *given, **options)
+
+    work = PictureScores(Moody(), Reader(), None, False)
+    assert [row.picture.text for row in work.run(rows("31", "77", "42"))] == ["31", "42"]
+    assert len(work.failures) == 1
+    assert "'77' with seed 0 could not be rendered: " in work.failures[0]
+    assert "index out of range" in work.failures[0]
+
+
 def test_a_user_input_that_cannot_be_scored() -> None:
     scores, work = run([*rows("31", "42"), *rows("31", user_input="!")])
     assert len(scores) == 2

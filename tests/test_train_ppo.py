@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from training_runs import NUM_KILLS, Heard, StopAfter, num_rows, rows_of, train_though_killed
 
 from promptadapt_core import rollouts, runs
@@ -373,6 +374,34 @@ def test_a_group_baseline_is_used(inputs: Path, tmp_path: Path) -> None:
         )
         folders[name] = saved(tmp_path / name / "last")
     assert folders["with"] != folders["without"]
+
+
+def test_last_is_as_far_as_the_state_when_a_run_dies(inputs: Path, tmp_path: Path) -> None:
+    """Not the policy that it began with: whoever exports last/ gets what the state says."""
+
+    class Fragile(WordReward):
+        def reward(self, *given: Any, **options: Any) -> Any:
+            if (out / "metrics.jsonl").exists() and len(rows_of(out)) == 2:
+                raise KeyboardInterrupt
+            return super().reward(*given, **options)
+
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        ppo.train_ppo(tiny(inputs, out), reward=Fragile())
+    state = torch.load(out / "state.pt", weights_only=True)
+    assert state["progress"]["iteration"] == 2
+    found = load_file(out / "last" / "model.safetensors")
+    begun = load_file(inputs / "policy" / "model.safetensors")
+    assert all(torch.equal(tensor, state["policy"][name]) for name, tensor in found.items())
+    assert any(not torch.equal(tensor, begun[name].float()) for name, tensor in found.items())
+    shutil.rmtree(out / "last")  # as a kill within the very first save leaves it
+    resumed = ppo.PpoTrainer(
+        ppo_preparing.prepare(tiny(inputs, out, resume=True), WordReward(), runs.Silent()),
+        WordReward(), None, runs.Silent(),
+    )  # fmt: skip
+    assert resumed.progress["iteration"] == 2
+    again = load_file(out / "last" / "model.safetensors")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in found.items())
 
 
 def test_limits_are_drawn_and_cut_completions_marked(inputs: Path, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from .. import runs
+from ..decoding import Stopped
 from ..images import ImageGenerator
-from ..picture_scores import RENDERING_ERRORS
 from ..settings import SettingsError
 from .measured import Measured
 from .scoring import Plain, ShouldStop, chunks
@@ -124,7 +124,9 @@ def _rendered(
     texts, seeds = [text for text, _ in pairs], [seed for _, seed in pairs]
     try:
         return list(generator.generate(texts, seeds, should_stop=should_stop))
-    except RENDERING_ERRORS:
+    except Stopped:
+        raise
+    except Exception:  # whatever a renderer can raise for one prompt
         if len(pairs) == 1:
             return [None]
         return [_rendered(generator, [pair], should_stop)[0] for pair in pairs]

@@ -146,6 +146,8 @@ class PpoTrainer:
             raise SettingsError("num_episodes", f"the run has sampled {done:,} already")
         note_length(self.run_folder, settings.num_episodes)
         self.run_folder.finish_replacing("best", "last")
+        if not (self.run_folder.path / "last").is_dir():
+            self._save_last()
         self.record.open(self.progress["iteration"])
 
     def run(self, should_stop: Callable[[], bool]) -> PpoResult:
@@ -168,8 +170,6 @@ class PpoTrainer:
                 self.saving_seconds = time.monotonic() - began
             self.report.step(progress["iteration"], self.num_iterations, row)
         assert weights_hash(self.ref_model) == self.ref_hash, "the reference policy has changed"
-        policy = self.prepared.adapter.policy
-        self.run_folder.save_folder("last", lambda folder: policy.save(folder, torch.float32))
         done = progress["iteration"] == self.num_iterations
         return PpoResult(
             "done" if done else "stopped",
@@ -314,6 +314,11 @@ class PpoTrainer:
                 "optimizer": learner.optimizer.state_dict(),
             }
         )
+        self._save_last()
+
+    def _save_last(self) -> None:
+        policy = self.prepared.adapter.policy
+        self.run_folder.save_folder("last", lambda folder: policy.save(folder, torch.float32))
 
     def _check_agreement(self) -> None:
         """SettingsError("device", ...) where processes have come to hold other weights."""
