@@ -126,7 +126,7 @@ def test_an_interrupt_is_quick_and_what_was_rendered_stays(
     prompt_id = comfyui.queue(prompt)
     while comfyui.wait(prompt_id, until="progress").ended != "progress":
         pytest.fail("it ended before it could be interrupted")
-    time.sleep(3.0)
+    time.sleep(0.5)  # a quick machine is through with all of it within three seconds
     began = time.monotonic()
     comfyui.post("/interrupt", {})
     assert comfyui.wait(prompt_id).ended == "execution_interrupted"
