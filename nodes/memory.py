@@ -149,3 +149,19 @@ def interruptible() -> Iterator[Callable[[], bool]]:
     except Stopped:
         management.throw_exception_if_processing_interrupted()
         raise
+
+
+@contextlib.contextmanager
+def raising_stopped() -> Iterator[None]:
+    """Inside `with interruptible()`: ComfyUI's own exception leaves the block as the core's
+    Stopped. To the core every other exception of a renderer or scorer means one picture that
+    failed, and it goes on with the next."""
+    import comfy.model_management as management
+
+    from ..promptadapt_core.decoding import Stopped
+
+    try:
+        yield
+    except management.InterruptProcessingException:
+        management.interrupt_current_processing(True)  # which raising it had set back
+        raise Stopped from None

@@ -18,6 +18,7 @@ from ..promptadapt_core.decoding import Stopped
 from ..promptadapt_core.devices import is_out_of_memory
 from ..promptadapt_core.images import ImageSettings
 from ..promptadapt_core.settings import SettingsError
+from .memory import raising_stopped
 from .tensors import pictures_of
 
 MOST_STEPS, MOST_GUIDANCE = 1000, 100.0  # that ImageSettings takes; here they only tell
@@ -104,9 +105,9 @@ class ComfyGenerator:
         *,
         should_stop: Callable[[], bool] | None = None,
     ) -> np.ndarray:
-        """See ImageGenerator. ComfyUI's own exception when the user cancels while it samples.
-        SettingsError where memory does not suffice for one picture."""
-        with torch.inference_mode():
+        """See ImageGenerator. Stopped, too, when the user cancels while it samples. SettingsError
+        where memory does not suffice for one picture."""
+        with torch.inference_mode(), raising_stopped():
             conditionings = {}
             for text in dict.fromkeys(adapted_prompts):
                 if should_stop is not None and should_stop():

@@ -18,7 +18,7 @@ from ..promptadapt_core.rewards import Rewarder
 from ..promptadapt_core.scorers import Scores
 from ..promptadapt_core.settings import MAX_SEED, SettingsError
 from .inputs import settings_from
-from .memory import LoadedPolicy, LoadedReward, ManagedModel, interruptible
+from .memory import LoadedPolicy, LoadedReward, ManagedModel, interruptible, raising_stopped
 from .rendering import ComfyGenerator, progress_bar
 from .rewarding import WEIGHTS
 
@@ -33,7 +33,7 @@ class ScorerAtHand:
         self.relevance_knee, self.relevance_slope = scorer.relevance_knee, scorer.relevance_slope
 
     def score(self, user_inputs: Any, pixels: np.ndarray) -> Scores:
-        with self._reward_models.loaded() as scorer:
+        with raising_stopped(), self._reward_models.loaded() as scorer:
             return scorer.score(user_inputs, pixels)
 
 

@@ -73,7 +73,8 @@ class ImageGenerator(Protocol):
         should_stop: Callable[[], bool] | None = None,
     ) -> np.ndarray:
         """One picture for each, (N, H, W, 3) uint8. should_stop: asked between the steps;
-        decoding.Stopped when it says True."""
+        decoding.Stopped when it says True, and when a host's user cancels in another way. Any
+        other exception is one picture that failed: callers go on with the next."""
 
 
 class DiffusersGenerator:
