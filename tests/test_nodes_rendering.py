@@ -4,13 +4,16 @@ down what is called. The pictures themselves are looked at in test_nodes_refinin
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from loaded_pack import load_pack
 
@@ -21,6 +24,10 @@ pytest.importorskip("tokenizers")
 from promptadapt_core.refine.refining import stays  # noqa: E402
 
 PACK = "custom_nodes/prompt adapt-rendering"
+
+
+class Interrupted(Exception):
+    """ComfyUI's InterruptProcessingException: its sampler raises it and sets the flag back."""
 
 
 class Comfy:
@@ -34,6 +41,7 @@ class Comfy:
         self.batches: list[int] = []
         self.freed: list[tuple[float, torch.device]] = []
         self.ancestral, self.most, self.pictures_each = False, 64, 1
+        self.cancelled, self.interrupted = False, False
 
     def prepare_noise(self, latent: torch.Tensor, seed: int, indices: Any = None) -> torch.Tensor:
         generator = torch.manual_seed(seed)
@@ -49,6 +57,8 @@ class Comfy:
 
     def sample(self, model: Any, noise: torch.Tensor, *given: Any, **options: Any) -> torch.Tensor:
         self.batches.append(len(noise))
+        if self.cancelled:
+            raise Interrupted
         if len(noise) > self.most:
             raise RuntimeError("CUDA out of memory")
         if self.ancestral:
@@ -66,6 +76,9 @@ class Comfy:
     def encode_from_tokens_scheduled(self, text: str) -> Any:
         self.encoded.append(text)
         return [[torch.full((1, 1), len(text) / 100), {"pooled_output": None, "guidance": 3.5}]]
+
+    def interrupt(self, value: bool = True) -> None:
+        self.interrupted = value
 
     def free_memory(self, number: float, device: torch.device) -> None:
         self.freed.append((number, device))
@@ -94,6 +107,8 @@ def comfy(monkeypatch: pytest.MonkeyPatch) -> Comfy:
     management = names["comfy.model_management"]
     management.OOM_EXCEPTION = torch.cuda.OutOfMemoryError
     management.soft_empty_cache, management.free_memory = lambda: None, stand_in.free_memory
+    management.InterruptProcessingException = Interrupted
+    management.interrupt_current_processing = stand_in.interrupt
     names["latent_preview"].get_previewer = lambda device, latent_format: None
     return stand_in
 
@@ -160,6 +175,16 @@ def test_an_interrupt_is_seen_between_texts(
     assert not comfy.batches
 
 
+def test_an_interrupt_in_the_sampler_is_no_picture_that_failed(
+    rendering: ModuleType, made: Callable[..., Any], comfy: Comfy
+) -> None:
+    comfy.cancelled = True
+    with pytest.raises(rendering.Stopped):
+        made(batch_size=1).generate(["a", "bb"], [1, 2])
+    assert comfy.batches == [1]
+    assert comfy.interrupted, "for interruptible(), which raises ComfyUI's own exception again"
+
+
 def test_a_batch_is_halved_when_memory_runs_out(made: Callable[..., Any], comfy: Comfy) -> None:
     comfy.most = 1
     generator = made(batch_size=4)
@@ -204,19 +229,78 @@ def test_what_no_widget_takes(rendering: ModuleType, made: Callable[..., Any]) -
     rendering.ComfyGenerator(None, None, None, None, latent, many)
 
 
-def test_room_is_made_for_what_learning_takes(pack: str, comfy: Comfy) -> None:
+def test_room_is_made_for_what_learning_takes(
+    pack: str, comfy: Comfy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     searching = importlib.import_module(f"{pack}.nodes.searching")
     networks = torch.nn.Linear(8, 4, bias=False)  # 128 bytes
-    search = object.__new__(searching.Search)
-    for number, device in ((1000, "cpu"), (0, "cuda"), (1000, "cuda")):
-        copy = SimpleNamespace(num_bytes_to_learn=number)
-        search._refiner = SimpleNamespace(copy=copy)
-        search._managed = SimpleNamespace(
+    monkeypatch.setattr(
+        searching,
+        "ManagedModel",
+        lambda networks, device: SimpleNamespace(
             device=torch.device(device), loaded=lambda: stays(networks)
-        )
-        with search._at_hand(networks):
+        ),
+    )
+    for number, device in ((1000, "cpu"), (0, "cuda"), (1000, "cuda")):
+        on_device = searching.OnDevice(device)
+        on_device.num_bytes_to_learn = number
+        with on_device(networks):
             pass
     assert comfy.freed == [(1128, torch.device("cuda"))]
+
+
+def test_what_learned_goes_with_its_search(
+    pack: str,
+    made: Callable[..., Any],
+    policy_for: Callable[[Sequence[str]], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At once, and not when garbage is collected: gigabytes, for a large policy."""
+    searching, adapting, scoring = (
+        importlib.import_module(f"{pack}.{name}")
+        for name in ("nodes.searching", "promptadapt_core.adapter", "promptadapt_core.scorers")
+    )
+    moved = []
+    monkeypatch.setattr(
+        searching,
+        "ManagedModel",
+        lambda networks, device: SimpleNamespace(
+            device=torch.device("cpu"), loaded=lambda: stays(moved.append(device))
+        ),
+    )
+    shown = SimpleNamespace(update_absolute=lambda *given: None)
+    monkeypatch.setattr(searching, "progress_bar", lambda total: shown)
+    never = contextlib.nullcontext(lambda: False)
+    monkeypatch.setattr(searching, "interruptible", lambda: never)
+
+    class Eye:
+        identity, relevance_knee, relevance_slope = "eye", 0.28, 20.0
+
+        def score(self, user_inputs: Sequence[str], pixels: np.ndarray) -> Any:
+            grey = torch.from_numpy(pixels[:, 0, 0, 0].astype(np.float32))
+            return scoring.Scores(grey / 20, torch.full((len(pixels),), 0.3))
+
+    eye = Eye()
+    eye.loaded, eye.scorer = lambda: contextlib.nullcontext(eye), eye
+    adapter = adapting.PromptAdapter.load(policy_for(["cat", "dog"]) / "policy")
+    policy = SimpleNamespace(adapter=adapter, device="default")
+    values = {
+        "relevance_weight": 1.0, "aesthetic_weight": 1.0, "method": "ppo", "num_rounds": 1,
+    }  # fmt: skip
+    adapt = {"token_budget": 75}
+    generator = made()
+    gc.collect()
+    gc.disable()
+    try:
+        search = searching.Search(generator, eye, policy, "a cat", 7, adapt, values, 0, None)
+        found = search.run()
+        copy = weakref.ref(search._refiner.copy)
+        del search
+        assert copy() is None
+    finally:
+        gc.enable()
+    assert found.rounds[0].metrics, "it has learned"
+    assert moved
 
 
 @pytest.fixture
