@@ -5,7 +5,8 @@
         for alarm in watch.add(step, metrics, additions): print(alarm.sentence)
 
 Nothing here stops a run. Alarms: `gaming` (a term rises while a held-out judge, or another term,
-falls), `collapse` (one addition to most inputs, or fewer and fewer different word pairs), `length`.
+falls), `collapse` (one addition to most inputs, or fewer and fewer different word pairs), `length`,
+`constant` (every candidate gets the same).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .settings import Settings, setting
 
 LEAST_POINTS = 6  # of a series for a trend: a line takes two, four are left to judge the noise
 LEAST_PAIRS = 50  # of words: the diversity of fewer is luck
+LEAST_SPREAD = 1e-6  # reward units: what rounding leaves between equal rewards
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class AlarmSettings(Settings):
 
 @dataclass(frozen=True)
 class Alarm:
-    """name: "gaming", "collapse" or "length". step: of the newest point. sentence: the numbers."""
+    """name: "gaming", "collapse", "length" or "constant". step: of the newest point. sentence: the
+    numbers."""
 
     name: str
     step: int
@@ -191,12 +194,15 @@ class Watch:
         terms: Sequence[str] = (),
         judges: Sequence[str] = (),
         length: str = "",
+        spreads: Sequence[str] = (),
     ):
         """Keys of metrics. terms: reward terms times their weights, all in reward units. judges:
         held-out ones, in units of their own, measured at some steps or at all. length: the mean
-        completion length."""
+        completion length. spreads: standard deviations over candidates, in reward units, of which
+        none should stay 0."""
         self.settings = settings or AlarmSettings()
         self.terms, self.judges, self.length = tuple(terms), tuple(judges), length
+        self.spreads = tuple(spreads)
         self._series: dict[str, list[tuple[int, float]]] = {}
         self._first_additions: list[list[str]] = []  # one list for each of the first iterations
         self._last_additions: list[list[str]] = []
@@ -210,7 +216,8 @@ class Watch:
         step: of the iteration, rising. metrics: those the watch does not know, and those that are
         not finite, are passed over. additions: `added_text` of the iteration's candidates.
         """
-        for name in {*self.terms, *self.judges, *([self.length] if self.length else [])}:
+        length = [self.length] if self.length else []
+        for name in {*self.terms, *self.judges, *length, *self.spreads}:
             if math.isfinite(value := metrics.get(name, math.nan)):
                 self._series.setdefault(name, []).append((step, float(value)))
         if additions:
@@ -221,6 +228,7 @@ class Watch:
         found = {
             **self._gaming(metrics),
             **self._length(),
+            **self._constant(),
             **(self._collapse() if additions else {}),
         }
         alarms = []
@@ -317,3 +325,15 @@ class Watch:
             "length": f"{self.length} is {now:.1f}, at the start it was {before:.1f} "
             f"({deviation:.1f} standard errors)"
         }
+
+    def _constant(self) -> dict[str, str]:
+        number = self.settings.start_window
+        found: dict[str, str] = {}
+        for name in self.spreads:
+            last = self._series.get(name, [])[-number:]
+            if len(last) == number and all(value <= LEAST_SPREAD for _, value in last):
+                found[f"constant {name}"] = (
+                    f"{name} is 0 since step {last[0][0]}: every candidate gets the same, and "
+                    "nothing can be learned from it"
+                )
+        return found

@@ -23,6 +23,7 @@ class Manifest:
     start: "user_input" when the completion is made to begin with the plain user input,
         "free" when the policy writes the whole adapted prompt itself.
     decoding: names of AdaptSettings and this policy's own defaults for them.
+    vocab_sha256: of the tokenizer that the weights were trained with, "" where it is not known.
     """
 
     name: str = ""
@@ -31,9 +32,10 @@ class Manifest:
     decoding: dict[str, Any] = dataclasses.field(default_factory=dict)
     description: str = ""
     licence: str = ""
+    vocab_sha256: str = ""
 
     def __post_init__(self) -> None:
-        for field in ("name", "template", "start", "description", "licence"):
+        for field in ("name", "template", "start", "description", "licence", "vocab_sha256"):
             if not isinstance(getattr(self, field), str):
                 raise _wrong(f"{field} has to be text, got {getattr(self, field)!r}")
             if re.search("[\0-\x08\x0b-\x1f\x7f\ud800-\udfff]", getattr(self, field)):

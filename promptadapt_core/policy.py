@@ -100,7 +100,8 @@ class Policy:
         config = {**GPT2_DEFAULTS, **config}
         weights = checkpoints.gpt2_weights(folder, config)
         backend = tokenizing.read_backend(folder)
-        _check_vocabulary(folder, backend.get_vocab_size(), config["vocab_size"], manifest)
+        known, padded = manifest.vocab_sha256 if manifest else "", manifest is None
+        tokenizing.check_vocabulary(folder, backend, config["vocab_size"], padded, known)
         if manifest is None:
             promptist = all(config[name] == size for name, size in PROMPTIST_SHAPE.items())
             manifest = PROMPTIST if promptist else Manifest(name=folder.name)
@@ -191,7 +192,8 @@ class Policy:
             checkpoints.write_weights(self.weights, folder, dtype)
             self.model.config.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
-        write_manifest(self.manifest, folder)
+        known = tokenizing.vocab_sha256(self.backend)
+        write_manifest(dataclasses.replace(self.manifest, vocab_sha256=known), folder)
         return folder
 
 
@@ -214,17 +216,6 @@ def _end_id(config: dict, backend: tokenizers.Tokenizer, tokenizer: Any) -> int:
         if known and backend.id_to_token(candidate) is not None:
             return candidate
     raise SettingsError("policy", "the tokenizer has no end token")
-
-
-def _check_vocabulary(
-    folder: Path, num_tokens: int, num_embeddings: int, manifest: Manifest | None
-) -> None:
-    """A tokenizer must fit the embeddings; foreign models may have padded those."""
-    if num_tokens > num_embeddings or (manifest is not None and num_tokens != num_embeddings):
-        raise SettingsError(
-            "policy",
-            f"{folder}: the tokenizer has {num_tokens} tokens, the model {num_embeddings}",
-        )
 
 
 def _gpt2_model(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> PreTrainedModel:
@@ -305,7 +296,8 @@ def _load_any(
         raise SettingsError("policy", f"{folder} has no fast tokenizer (tokenizer.json)")
     tokenizer.clean_up_tokenization_spaces = False
     embeddings = model.get_input_embeddings().weight.shape[0]
-    _check_vocabulary(folder, len(tokenizer), embeddings, None)
+    known = manifest.vocab_sha256 if manifest else ""
+    tokenizing.check_vocabulary(folder, tokenizer.backend_tokenizer, embeddings, True, known)
     checkpoints.check_finite(model.state_dict(), folder)
     return Policy(
         manifest or Manifest(name=folder.name),

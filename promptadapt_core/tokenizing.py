@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -110,6 +111,29 @@ def write_backend(backend: tokenizers.Tokenizer, folder: Path, end: str = END_TO
         "model_input_names": INPUT_NAMES,
     }
     write_json(settings, folder / "tokenizer_config.json", indent=2)
+
+
+def vocab_sha256(backend: tokenizers.Tokenizer) -> str:
+    """Of the tokens in the order of their ids, those that were added later left out: libraries
+    differ in which they add."""
+    vocab = backend.get_vocab(with_added_tokens=False)
+    tokens = "\n".join(sorted(vocab, key=lambda token: (vocab[token], token)))
+    return hashlib.sha256(tokens.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def check_vocabulary(
+    folder: Path, backend: tokenizers.Tokenizer, num_embeddings: int, padded: bool, known: str
+) -> None:
+    """SettingsError("policy", ...) for a tokenizer that does not fit the embeddings, of which there
+    are more where they are padded, and for another than the one with the vocab_sha256 `known`, ""
+    where that is not known."""
+    num_tokens = backend.get_vocab_size()
+    if num_tokens > num_embeddings or (num_tokens != num_embeddings and not padded):
+        reason = f"the tokenizer has {num_tokens} tokens, the model {num_embeddings}"
+        raise SettingsError("policy", f"{folder}: {reason}")
+    if known and known != vocab_sha256(backend):
+        reason = "its tokenizer is not the one that its weights were trained with"
+        raise SettingsError("policy", f"{folder}: {reason}")
 
 
 def write_json(fields: dict[str, Any], path: Path, indent: int | None = 2) -> None:

@@ -277,6 +277,20 @@ def test_a_run_that_is_resumed_raises_the_same_alarms() -> None:
     assert alarms == whole
 
 
+def test_a_reward_that_is_the_same_for_all_is_told_once_in_a_while() -> None:
+    """Five iterations: the scorer of a broken head gives every picture the same."""
+    watch = Watch(spreads=("rollout/reward_std", "reward/relevance_std"))
+    alarms = []
+    for step in range(1, 21):
+        spread = {"rollout/reward_std": 0.4 if step < 3 else 3e-8}
+        alarms += watch.add(step, {**spread, "reward/relevance_std": 0.1 * (step % 5)})
+    assert [(alarm.name, alarm.step) for alarm in alarms] == [("constant", 7), ("constant", 19)]
+    assert alarms[0].sentence == (
+        "rollout/reward_std is 0 since step 3: every candidate gets the same, and nothing can be "
+        "learned from it"
+    )
+
+
 def test_a_watch_of_nothing() -> None:
     assert Watch().add(0, {}) == []
     assert Watch().add(0, {"reward/mean": 1.0}, ["8k"]) == []

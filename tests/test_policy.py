@@ -61,6 +61,12 @@ def logits(policy: Policy, text: str = "a cat") -> torch.Tensor:
         return policy.model(torch.tensor([policy.encode(text)])).logits
 
 
+def with_vocab(policy: Policy) -> Manifest:
+    """The manifest as it is saved."""
+    known = tokenizing.vocab_sha256(policy.backend)
+    return dataclasses.replace(policy.manifest, vocab_sha256=known)
+
+
 # --- made, saved, loaded ---
 
 
@@ -69,7 +75,7 @@ def test_a_policy_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     policy.manifest = Manifest("mine", decoding={"num_beams": 4}, description="x", licence="CC0")
     policy.save(tmp_path, dtype=torch.float32)
     loaded = Policy.load(tmp_path)
-    assert loaded.manifest == policy.manifest
+    assert loaded.manifest == with_vocab(policy)
     assert loaded.eos_id == policy.eos_id
     assert loaded.folder == tmp_path
     assert torch.equal(logits(loaded), logits(policy))
@@ -323,7 +329,7 @@ def test_any_causal_language_model_loads_and_saves(
     assert not policy.model.training
     policy.manifest = Manifest("mine")
     again = Policy.load(policy.save(tmp_path / "again", dtype=torch.float32))
-    assert again.manifest == policy.manifest
+    assert again.manifest == with_vocab(policy)
     assert torch.allclose(logits(again), expected, atol=1e-5)
     assert again.encode("a cat <|endoftext|>") == policy.encode("a cat <|endoftext|>")
     assert again.eos_id == policy.eos_id not in policy.encode("<|endoftext|>")
@@ -437,6 +443,27 @@ def test_a_tokenizer_of_another_size_is_refused(folder: Path) -> None:
     tokenizing.write_backend(tokenizing.train_backend(TEXTS, 270), folder)
     with pytest.raises(SettingsError, match="tokenizer has 270 tokens, the model 290"):
         Policy.load(folder)
+
+
+def test_another_tokenizer_of_the_same_size_is_refused(folder: Path) -> None:
+    """Its texts would be other tokens' and nothing else would tell."""
+    others = ["zebra quilt xylophone"] * 9 + [text[::-1] for text in TEXTS]
+    backend = tokenizing.train_backend(others, 290)
+    assert backend.get_vocab_size() == 290
+    tokenizing.write_backend(backend, folder)
+    with pytest.raises(SettingsError, match="its tokenizer is not the one that its weights were"):
+        Policy.load(folder)
+    manifest = json.loads((folder / "promptadapt.json").read_text(encoding="utf-8"))
+    (folder / "promptadapt.json").write_text(json.dumps({**manifest, "vocab_sha256": ""}))
+    assert Policy.load(folder).encode("a cat on") != tiny().encode("a cat on")
+
+
+def test_the_vocabulary_is_known_whatever_was_added_later(folder: Path) -> None:
+    backend = tokenizing.read_backend(folder)
+    known = tokenizing.vocab_sha256(backend)
+    assert len(known) == 64
+    backend.add_tokens(["<more>"])
+    assert tokenizing.vocab_sha256(backend) == known
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])

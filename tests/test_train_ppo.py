@@ -679,6 +679,21 @@ def test_a_judge_looks_on_and_changes_nothing(inputs: Path, tmp_path: Path) -> N
     assert sum(line.startswith("the judge is not the one") for line in report.said) == 1
 
 
+def test_a_reward_that_never_varies_is_told_of(inputs: Path, tmp_path: Path) -> None:
+    class Constant(WordReward):
+        def reward(self, *given: Any, **options: Any) -> Any:
+            batch = super().reward(*given, **options)
+            batch.rewards = torch.full_like(batch.rewards, 0.1)
+            return batch
+
+    out, report = tmp_path / "run", Heard()
+    settings = tiny(inputs, out, num_episodes=48)
+    assert ppo.train_ppo(settings, reward=Constant(), report=report).status == "done"
+    (line,) = [line for line in report.said if line.startswith("alarm (constant)")]
+    assert "rollout/reward_std is 0 since step 1: every candidate gets the same" in line
+    assert '"name": "constant"' in (out / "alarms.jsonl").read_text(encoding="utf-8")
+
+
 def test_alarms_are_written_down(inputs: Path, tmp_path: Path) -> None:
     """With settings that find fault with any noise; a resumed run finds the same."""
     outs = [tmp_path / name / "run" for name in ("whole", "parts")]
@@ -728,7 +743,8 @@ def test_tensorboard_shows_every_row_once(inputs: Path, tmp_path: Path) -> None:
 
 
 def test_a_policy_with_another_tokenizer_is_refused(inputs: Path, tmp_path: Path) -> None:
-    """One token more than the model has rows; or, in a resumed run, other texts of the tokens."""
+    """Other texts of the tokens, also in a resumed run of a policy that does not know its own; or
+    one token more than the model has rows."""
     out, other = tmp_path / "run", tmp_path / "policy"
     ppo.train_ppo(tiny(inputs, out, num_episodes=8), reward=WordReward())
     shutil.copytree(inputs / "policy", other)
@@ -738,6 +754,11 @@ def test_a_policy_with_another_tokenizer_is_refused(inputs: Path, tmp_path: Path
     first, second = [text for text in texts if text.isalpha()][:2]
     texts[first], texts[second] = texts[second], texts[first]
     path.write_text(json.dumps(told), encoding="utf-8")
+    settings = tiny(inputs, tmp_path / "new", policy=str(other))
+    with pytest.raises(SettingsError, match="its tokenizer is not the one that its weights were"):
+        ppo.train_ppo(settings, reward=WordReward())
+    manifest = json.loads((other / "promptadapt.json").read_text(encoding="utf-8"))
+    (other / "promptadapt.json").write_text(json.dumps({**manifest, "vocab_sha256": ""}))
     settings = tiny(inputs, out, num_episodes=8, policy=str(other), resume=True)
     with pytest.raises(SettingsError, match="--policy is not what the run began with"):
         ppo.train_ppo(settings, reward=WordReward())

@@ -104,10 +104,10 @@ def test_a_run_leaves_what_it_should(inputs: Path, tmp_path: Path) -> None:
 def test_the_manifest_stays_the_policys_own(inputs: Path, tmp_path: Path) -> None:
     policy = Policy.load(inputs / "policy")
     policy.manifest = dataclasses.replace(policy.manifest, decoding={"num_beams": 3}, licence="x")
-    policy.save(tmp_path / "policy", torch.float32)
+    saved = Policy.load(policy.save(tmp_path / "policy", torch.float32))
     result = train(tiny(inputs, tmp_path / "run", policy=str(tmp_path / "policy"), num_rounds=1))
     for folder in (result.best, tmp_path / "run" / "last"):
-        assert Policy.load(folder).manifest == dataclasses.replace(policy.manifest, name="run")
+        assert Policy.load(folder).manifest == dataclasses.replace(saved.manifest, name="run")
 
 
 class Wordy(WordReward):

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from promptadapt_core import runs
 from promptadapt_core.policy import Policy
@@ -251,6 +252,27 @@ def metrics_size(out: Path) -> int:
 
 class Killed(BaseException):
     """Stands for the end of the process at a place of our choice."""
+
+
+def test_last_is_as_far_as_the_state_when_a_run_dies(
+    pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny(pairs, num_epochs=1.0, checkpoint_every=1)
+    train_step = sft.Trainer._train_step
+
+    def dies(trainer: Any) -> None:
+        if trainer.progress["step"] == 2:
+            raise Killed
+        train_step(trainer)
+
+    monkeypatch.setattr(sft.Trainer, "_train_step", dies)
+    with pytest.raises(Killed):
+        sft.train_sft(settings)
+    out = Path(settings.out)
+    state = torch.load(out / "state.pt", weights_only=True)
+    assert state["progress"]["step"] == 2
+    last = load_file(out / "last" / "model.safetensors")
+    assert all(torch.equal(state["weights"][name], value) for name, value in last.items())
 
 
 def test_a_run_that_ends_before_any_rename_resumes_equal(

@@ -303,6 +303,7 @@ class PpoTrainer:
     def _save_state(self) -> None:
         learner, value = self.learner, self.learner.value_network
         self._check_agreement()
+        self._save_last()  # first: a run that is killed between the two must not be behind in it
         self.run_folder.save_state(
             {
                 "format": STATE_FORMAT,
@@ -314,7 +315,6 @@ class PpoTrainer:
                 "optimizer": learner.optimizer.state_dict(),
             }
         )
-        self._save_last()
 
     def _save_last(self) -> None:
         policy = self.prepared.adapter.policy

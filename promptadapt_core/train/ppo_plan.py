@@ -185,11 +185,11 @@ def _memory(prepared: Prepared) -> int:
 
 
 def _disk(prepared: Prepared, reward: RewardFunction, num_iterations: int, num_images: int) -> int:
-    """Bytes of the run folder at most, while a new state is written beside the old one."""
+    """Bytes of the run folder at most, while a state or last/ is written beside the old one."""
     settings = prepared.settings
     num_policy = sum(parameter.numel() for parameter in prepared.learner.model.parameters())
     state = (4 + ADAM_BYTES) * _num_weights(prepared)
-    folders = (4 + 2) * num_policy  # last/ and best/
+    folders = (2 * 4 + 2) * num_policy  # last/ twice, best/
     num_files = num_iterations // settings.samples_every + 1 if settings.samples_every else 0
     generator = getattr(getattr(reward, "rewarder", None), "generator", None)
     side = getattr(getattr(generator, "settings", None), "size", 0) or 512

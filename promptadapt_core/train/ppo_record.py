@@ -46,6 +46,7 @@ class Record:
             terms=[name for name in reward.metrics if _is_weighted_term(name)],
             judges=list(judge.metrics) if judge else [],
             length="rollout/num_tokens",
+            spreads=["rollout/reward_std", *getattr(reward, "spreads", ())],
         )
         self.alarms: list[dict[str, Any]] = []
         self.metrics: runs.Metrics | None = None

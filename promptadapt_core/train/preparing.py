@@ -119,7 +119,7 @@ def _begun(
     report: runs.Reporter,
 ) -> Path | None:
     """The checkpoint of a run that goes on, once its config.json is compared with `config`; None
-    where none was saved yet."""
+    where no state was saved yet."""
     old = run_folder.config("sft")
     if old is None:
         return None
@@ -137,7 +137,8 @@ def _begun(
         )
     runs.finish_replacing(run_folder.path / "last")
     last = run_folder.path / "last"
-    return last if last.is_dir() else None
+    # Without a state the run begins again, and last/ may be further than its beginning.
+    return last if last.is_dir() and (run_folder.path / runs.STATE_NAME).is_file() else None
 
 
 def _refuse_changes(old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -34,10 +34,12 @@ from .shared_run import SharedRun
 from .user_inputs import read_user_inputs
 
 LAB = "lab"
+SEEN_TERMS = ("aesthetic_gain", "relevance")  # that pictures decide, and so vary
 
 
 class RenderedReward:
-    """A RewardFunction (rollouts.py) made of a Rewarder. config: what it is made of, by parts."""
+    """A RewardFunction (rollouts.py) made of a Rewarder. config: what it is made of, by parts.
+    spreads: the metrics that only a broken scorer leaves at 0, see alarms.Watch."""
 
     metrics: Mapping[str, str] = rewards.REWARD_METRICS
 
@@ -54,6 +56,8 @@ class RenderedReward:
         cache = BaselineCache(baselines, generator.identity, scorer.identity, group)
         self.settings, self.num_kept = settings, len(cache)
         self.rewarder = rewards.Rewarder(generator, scorer, settings, cache, group=group)
+        weights = settings.weights()
+        self.spreads = tuple(f"reward/{name}_std" for name in SEEN_TERMS if weights[name])
         terms = json.dumps(dataclasses.asdict(settings), sort_keys=True)
         self.identity = f"{generator.identity} {scorer.identity} {terms}"
         self.config: dict[str, dict[str, Any]] = {

@@ -200,7 +200,7 @@ class Trainer:
         }  # fmt: skip
         self.run_folder.restore(STATE_FORMAT, self._take_state)
         path = self.run_folder.path
-        self.run_folder.finish_replacing("best", "lora")
+        self.run_folder.finish_replacing("best", "last", "lora")
         first = self.progress["step"] + 1
         use_writer = settings.tensorboard
         writer = runs.tensorboard_writer(path / "tensorboard", first) if use_writer else None
@@ -229,7 +229,6 @@ class Trainer:
             stop = should_stop()
             row = self._after_step(stop, began)
             self.report.step(step, self.num_steps, row)
-        self._save_folder("last", torch.float32)
         best = self.run_folder.path / "best"
         status = progress["status"] or "stopped"
         return SftResult(status, progress["step"], self.num_steps, best, progress["best_loss"])
@@ -337,6 +336,7 @@ class Trainer:
 
     def _save_state(self) -> None:
         cuda = self.device.type == "cuda"
+        self._save_folder("last", torch.float32)  # first, so that it is never behind the state
         self.run_folder.save_state(
             {
                 "format": STATE_FORMAT,

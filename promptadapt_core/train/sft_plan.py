@@ -88,7 +88,7 @@ def _validation_seconds(trainer: Trainer) -> float:
 
 
 def _disk(trainee: Trainee) -> int:
-    """Bytes: last/ and best/, and the state twice while it is replaced."""
+    """Bytes: last/ twice while it is replaced, best/, and the state twice."""
     num_weights = sum(parameter.numel() for parameter in trainee.model.parameters())
     num_trained = sum(parameter.numel() for parameter in trainee.trained().values())
-    return (4 + 2) * num_weights + 2 * (4 + ADAM_BYTES) * num_trained
+    return (2 * 4 + 2) * num_weights + 2 * (4 + ADAM_BYTES) * num_trained
