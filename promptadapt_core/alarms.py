@@ -1,4 +1,4 @@
-"""Tells when a reward is being gamed: from the series of metrics and the outputs of a run.
+"""Tells when a reward is being gamed, or teaches nothing: from the metrics and outputs of a run.
 
     watch = Watch(terms=("reward/aesthetic_gain_mean", ...), judges=("judge/taste", ...))
     for step in ...:
@@ -53,7 +53,11 @@ class AlarmSettings(Settings):
         high=10.0,
     )
     start_window: int = setting(
-        5, "iterations at the start, and now, that levels are compared over", low=2, high=1000
+        5,
+        "iterations at the start, and now, that levels are compared over, and in which every "
+        "candidate got the same",
+        low=2,
+        high=1000,
     )
     collapse_share: float = setting(
         0.3,
@@ -333,7 +337,7 @@ class Watch:
             last = self._series.get(name, [])[-number:]
             if len(last) == number and all(value <= LEAST_SPREAD for _, value in last):
                 found[f"constant {name}"] = (
-                    f"{name} is 0 since step {last[0][0]}: every candidate gets the same, and "
-                    "nothing can be learned from it"
+                    f"{name} is 0 since step {last[0][0]}: what is the same for every candidate "
+                    "teaches nothing"
                 )
         return found

@@ -23,7 +23,8 @@ class Manifest:
     start: "user_input" when the completion is made to begin with the plain user input,
         "free" when the policy writes the whole adapted prompt itself.
     decoding: names of AdaptSettings and this policy's own defaults for them.
-    vocab_sha256: of the tokenizer that the weights were trained with, "" where it is not known.
+    vocab_sha256: of the vocabulary that the weights were trained with (tokenizing.vocab_sha256),
+        "" where it is not known.
     """
 
     name: str = ""

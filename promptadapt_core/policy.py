@@ -267,6 +267,7 @@ def _load_lora(folder: Path, device: str | torch.device, dtype: torch.dtype) -> 
     if policy.identity != base.identity:
         raise SettingsError("policy", f"{folder} belongs to another {base.name} than is here")
     manifest = read_manifest(folder) or dataclasses.replace(policy.manifest, name=folder.name)
+    tokenizing.check_known_vocabulary(folder, policy.backend, manifest.vocab_sha256)
     model = lora.merged(policy.model, folder).to(device, dtype)
     return Policy(manifest, policy.config, model=model, tokenizer=policy.tokenizer)
 
@@ -297,7 +298,9 @@ def _load_any(
     tokenizer.clean_up_tokenization_spaces = False
     embeddings = model.get_input_embeddings().weight.shape[0]
     known = manifest.vocab_sha256 if manifest else ""
-    tokenizing.check_vocabulary(folder, tokenizer.backend_tokenizer, embeddings, True, known)
+    tokenizing.check_vocabulary(
+        folder, tokenizer.backend_tokenizer, embeddings, padded=True, known=known
+    )
     checkpoints.check_finite(model.state_dict(), folder)
     return Policy(
         manifest or Manifest(name=folder.name),

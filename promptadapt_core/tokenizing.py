@@ -114,25 +114,31 @@ def write_backend(backend: tokenizers.Tokenizer, folder: Path, end: str = END_TO
 
 
 def vocab_sha256(backend: tokenizers.Tokenizer) -> str:
-    """Of the tokens in the order of their ids, those that were added later left out: libraries
-    differ in which they add."""
+    """Of the tokens and their ids, without those that were added later: libraries differ in which
+    they add. Merges are not in it."""
     vocab = backend.get_vocab(with_added_tokens=False)
-    tokens = "\n".join(sorted(vocab, key=lambda token: (vocab[token], token)))
-    return hashlib.sha256(tokens.encode("utf-8", "surrogatepass")).hexdigest()
+    rows = sorted((number, token) for token, number in vocab.items())
+    text = "\n".join(f"{number} {token}" for number, token in rows)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def check_vocabulary(
     folder: Path, backend: tokenizers.Tokenizer, num_embeddings: int, padded: bool, known: str
 ) -> None:
     """SettingsError("policy", ...) for a tokenizer that does not fit the embeddings, of which there
-    are more where they are padded, and for another than the one with the vocab_sha256 `known`, ""
-    where that is not known."""
+    are more where they are padded; then see check_known_vocabulary."""
     num_tokens = backend.get_vocab_size()
     if num_tokens > num_embeddings or (num_tokens != num_embeddings and not padded):
         reason = f"the tokenizer has {num_tokens} tokens, the model {num_embeddings}"
         raise SettingsError("policy", f"{folder}: {reason}")
+    check_known_vocabulary(folder, backend, known)
+
+
+def check_known_vocabulary(folder: Path, backend: tokenizers.Tokenizer, known: str) -> None:
+    """SettingsError("policy", ...) where the vocabulary is not the one whose vocab_sha256 is
+    `known`; "" is not known."""
     if known and known != vocab_sha256(backend):
-        reason = "its tokenizer is not the one that its weights were trained with"
+        reason = "its vocabulary is not the one that its weights were trained with"
         raise SettingsError("policy", f"{folder}: {reason}")
 
 

@@ -279,16 +279,20 @@ def test_a_run_that_is_resumed_raises_the_same_alarms() -> None:
 
 def test_a_reward_that_is_the_same_for_all_is_told_once_in_a_while() -> None:
     """Five iterations: the scorer of a broken head gives every picture the same."""
-    watch = Watch(spreads=("rollout/reward_std", "reward/relevance_std"))
+    names = ("rollout/reward_std", "reward/relevance_std", "reward/aesthetic_gain_std")
+    watch = Watch(spreads=names)
     alarms = []
     for step in range(1, 21):
-        spread = {"rollout/reward_std": 0.4 if step < 3 else 3e-8}
-        alarms += watch.add(step, {**spread, "reward/relevance_std": 0.1 * (step % 5)})
+        spreads = (0.4 if step < 3 else 3e-8, 0.1 * (step % 5), 1e-3)
+        alarms += watch.add(step, dict(zip(names, spreads, strict=True)))
     assert [(alarm.name, alarm.step) for alarm in alarms] == [("constant", 7), ("constant", 19)]
     assert alarms[0].sentence == (
-        "rollout/reward_std is 0 since step 3: every candidate gets the same, and nothing can be "
-        "learned from it"
+        "rollout/reward_std is 0 since step 3: what is the same for every candidate teaches nothing"
     )
+    watch = Watch(spreads=names)
+    assert [watch.add(step, {names[0]: 0.0}) != [] for step in range(1, 7)] == [
+        False, False, False, False, True, False,
+    ]  # fmt: skip
 
 
 def test_a_watch_of_nothing() -> None:

@@ -185,6 +185,21 @@ def test_an_interrupt_in_the_sampler_is_no_picture_that_failed(
     assert comfy.interrupted, "for interruptible(), which raises ComfyUI's own exception again"
 
 
+def test_an_interrupt_while_it_scores_is_no_score_that_failed(pack: str, comfy: Comfy) -> None:
+    searching = importlib.import_module(f"{pack}.nodes.searching")
+
+    @contextlib.contextmanager
+    def loaded() -> Iterator[None]:
+        raise Interrupted
+        yield
+
+    scorer = SimpleNamespace(identity="eye", relevance_knee=0.28, relevance_slope=20.0)
+    at_hand = searching.ScorerAtHand(SimpleNamespace(scorer=scorer, loaded=loaded))
+    with pytest.raises(importlib.import_module(f"{pack}.promptadapt_core.decoding").Stopped):
+        at_hand.score(["a"], np.zeros((1, 2, 2, 3), dtype=np.uint8))
+    assert comfy.interrupted
+
+
 def test_a_batch_is_halved_when_memory_runs_out(made: Callable[..., Any], comfy: Comfy) -> None:
     comfy.most = 1
     generator = made(batch_size=4)

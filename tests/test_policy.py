@@ -333,6 +333,11 @@ def test_any_causal_language_model_loads_and_saves(
     assert torch.allclose(logits(again), expected, atol=1e-5)
     assert again.encode("a cat <|endoftext|>") == policy.encode("a cat <|endoftext|>")
     assert again.eos_id == policy.eos_id not in policy.encode("<|endoftext|>")
+    other = tokenizing.train_backend([text[::-1] for text in TEXTS] * 3, 290)
+    assert other.get_vocab_size() == policy.backend.get_vocab_size()
+    tokenizing.write_backend(other, tmp_path / "again")
+    with pytest.raises(SettingsError, match="its vocabulary is not the one that its weights"):
+        Policy.load(tmp_path / "again")
 
 
 @pytest.mark.parametrize("as_bin", [False, True])
@@ -451,7 +456,7 @@ def test_another_tokenizer_of_the_same_size_is_refused(folder: Path) -> None:
     backend = tokenizing.train_backend(others, 290)
     assert backend.get_vocab_size() == 290
     tokenizing.write_backend(backend, folder)
-    with pytest.raises(SettingsError, match="its tokenizer is not the one that its weights were"):
+    with pytest.raises(SettingsError, match="its vocabulary is not the one that its weights"):
         Policy.load(folder)
     manifest = json.loads((folder / "promptadapt.json").read_text(encoding="utf-8"))
     (folder / "promptadapt.json").write_text(json.dumps({**manifest, "vocab_sha256": ""}))
@@ -461,9 +466,20 @@ def test_another_tokenizer_of_the_same_size_is_refused(folder: Path) -> None:
 def test_the_vocabulary_is_known_whatever_was_added_later(folder: Path) -> None:
     backend = tokenizing.read_backend(folder)
     known = tokenizing.vocab_sha256(backend)
+    assert known == json.loads((folder / "promptadapt.json").read_text("utf-8"))["vocab_sha256"]
     assert len(known) == 64
     backend.add_tokens(["<more>"])
     assert tokenizing.vocab_sha256(backend) == known
+
+
+def test_the_ids_of_a_vocabulary_count(folder: Path) -> None:
+    """In their order: the same tokens under other ids are other texts."""
+    fields = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    fields["model"]["vocab"] = {token: 289 - n for token, n in fields["model"]["vocab"].items()}
+    fields["added_tokens"] = []
+    (folder / "tokenizer.json").write_text(json.dumps(fields), encoding="utf-8")
+    with pytest.raises(SettingsError, match="its vocabulary is not the one that its weights"):
+        Policy.load(folder)
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from promptadapt_core import lora
 from promptadapt_core.adapter import PromptAdapter
 from promptadapt_core.images import ImageSettings
+from promptadapt_core.manifest import write_manifest
 from promptadapt_core.policies import find_policies
 from promptadapt_core.policy import Policy
 from promptadapt_core.refine.refining import Refiner
@@ -91,6 +93,12 @@ def test_a_lora_is_loaded_with_the_policy_it_belongs_to(
     text = PromptAdapter.load("small", models_folder=models).adapt("a cat", seed=1)
     assert text[0].adapted_prompt.startswith("a cat")
 
+    write_manifest(dataclasses.replace(base.manifest, vocab_sha256="0" * 64), folder)
+    with pytest.raises(SettingsError, match="its vocabulary is not the one that its weights"):
+        Policy.load(folder)
+    write_manifest(base.manifest, folder)
+    assert Policy.load(folder).manifest == base.manifest
+    (folder / "promptadapt.json").unlink()
     path = folder / lora.BASE_NAME
     whole = path.read_text("utf-8")
     lora.write_base(folder, lora.LoraBase("policy", "0" * 12))

@@ -404,6 +404,26 @@ def test_last_is_as_far_as_the_state_when_a_run_dies(inputs: Path, tmp_path: Pat
     assert all(torch.equal(tensor, again[name]) for name, tensor in found.items())
 
 
+def test_last_is_never_behind_the_state(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between the two writes: a run that is over would never write last/ again."""
+    settings = tiny(inputs, tmp_path / "run")
+    save_state = runs.RunFolder.save_state
+
+    def dies(folder: runs.RunFolder, state: Any) -> None:
+        save_state(folder, state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.RunFolder, "save_state", dies)
+    with pytest.raises(KeyboardInterrupt):
+        ppo.train_ppo(settings, reward=WordReward())
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    last = load_file(tmp_path / "run" / "last" / "model.safetensors")
+    assert state["progress"]["iteration"] > 0
+    assert all(torch.equal(tensor, state["policy"][name]) for name, tensor in last.items())
+
+
 def test_limits_are_drawn_and_cut_completions_marked(inputs: Path, tmp_path: Path) -> None:
     """Defect 4 in the loop."""
     ppo.train_ppo(tiny(inputs, tmp_path / "run", num_episodes=64), reward=WordReward())
@@ -681,6 +701,12 @@ def test_a_judge_looks_on_and_changes_nothing(inputs: Path, tmp_path: Path) -> N
 
 def test_a_reward_that_never_varies_is_told_of(inputs: Path, tmp_path: Path) -> None:
     class Constant(WordReward):
+        metrics = {**WordReward.metrics, "reward/word_std": "of the same"}
+        spreads = ("reward/word_std",)
+
+        def describe(self, batch: Any) -> dict[str, float]:
+            return {**super().describe(batch), "reward/word_std": 0.0}
+
         def reward(self, *given: Any, **options: Any) -> Any:
             batch = super().reward(*given, **options)
             batch.rewards = torch.full_like(batch.rewards, 0.1)
@@ -689,8 +715,12 @@ def test_a_reward_that_never_varies_is_told_of(inputs: Path, tmp_path: Path) -> 
     out, report = tmp_path / "run", Heard()
     settings = tiny(inputs, out, num_episodes=48)
     assert ppo.train_ppo(settings, reward=Constant(), report=report).status == "done"
-    (line,) = [line for line in report.said if line.startswith("alarm (constant)")]
-    assert "rollout/reward_std is 0 since step 1: every candidate gets the same" in line
+    told = [line for line in report.said if line.startswith("alarm (constant)")]
+    assert told == [
+        f"alarm (constant): {name} is 0 since step 1: what is the same for every candidate teaches "
+        "nothing"
+        for name in ("rollout/reward_std", "reward/word_std")
+    ]
     assert '"name": "constant"' in (out / "alarms.jsonl").read_text(encoding="utf-8")
 
 
@@ -755,7 +785,7 @@ def test_a_policy_with_another_tokenizer_is_refused(inputs: Path, tmp_path: Path
     texts[first], texts[second] = texts[second], texts[first]
     path.write_text(json.dumps(told), encoding="utf-8")
     settings = tiny(inputs, tmp_path / "new", policy=str(other))
-    with pytest.raises(SettingsError, match="its tokenizer is not the one that its weights were"):
+    with pytest.raises(SettingsError, match="its vocabulary is not the one that its weights"):
         ppo.train_ppo(settings, reward=WordReward())
     manifest = json.loads((other / "promptadapt.json").read_text(encoding="utf-8"))
     (other / "promptadapt.json").write_text(json.dumps({**manifest, "vocab_sha256": ""}))

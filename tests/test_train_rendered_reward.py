@@ -286,6 +286,9 @@ def test_terms_that_are_left_out_or_constant_do_no_harm(inputs: Path, tmp_path: 
     terms = RewardSettings(aesthetic_weight=0.0, relevance_weight=0.0)
     reward = RenderedReward(Painter(), Critic(), terms)  # type: ignore[arg-type]
     assert reward.spreads == (), "a term without weight may be constant, and no alarm"
+    whole = RenderedReward(Painter(), Critic(), RewardSettings())  # type: ignore[arg-type]
+    assert whole.spreads == ("reward/aesthetic_gain_std", "reward/relevance_std")
+    assert set(whole.spreads) < set(whole.metrics)
     text = tmp_path / "inputs.txt"
     text.write_text("a cat\na house\n", encoding="utf-8")
     settings = tiny(inputs, tmp_path / "run", user_inputs=str(text))

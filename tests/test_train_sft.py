@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -273,6 +275,16 @@ def test_last_is_as_far_as_the_state_when_a_run_dies(
     assert state["progress"]["step"] == 2
     last = load_file(out / "last" / "model.safetensors")
     assert all(torch.equal(state["weights"][name], value) for name, value in last.items())
+
+
+def test_a_last_that_was_lost_is_written_again(pairs: Path) -> None:
+    settings = tiny(pairs, num_epochs=1.0)
+    sft.train_sft(settings)
+    last = Path(settings.out) / "last"
+    before = (last / "model.safetensors").read_bytes()
+    shutil.rmtree(last)
+    assert sft.train_sft(dataclasses.replace(settings, resume=True)).status == "done"
+    assert (last / "model.safetensors").read_bytes() == before
 
 
 def test_a_run_that_ends_before_any_rename_resumes_equal(

@@ -185,9 +185,9 @@ class Card:
             parts.append("\n".join([*heads, *rows]))
         if run.alarms:
             told = ", ".join(f"{code(name)} {n} times" for name, n in sorted(run.alarms.items()))
-            parts.append(f"Alarms that the reward was being gamed: {told}.")
+            parts.append(f"Alarms: {told}.")
         elif run.trainer == "ppo":
-            parts.append("No alarm that the reward was being gamed.")
+            parts.append("No alarms.")
         if len(parts) == 1:
             parts.append("The run has written no metrics.")
         return "\n\n".join(parts)

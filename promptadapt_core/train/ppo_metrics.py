@@ -43,7 +43,7 @@ PPO_METRICS: dict[str, str] = {
     "counted",
     "train/passes": "passes over the user inputs so far",
     "train/best_reward": "highest mean of rollout/reward over 5 iterations; best/ has its weights",
-    "train/num_alarms": "alarms so far that the reward is being gamed (alarms.jsonl)",
+    "train/num_alarms": "alarms so far (alarms.jsonl)",
     "time/hours": "wall time of training so far, over all resumed parts",
     "time/sampling_seconds": "sampling the completions and making adapted prompts of them",
     "time/reward_seconds": "inside the reward function: renderer and scorer",

@@ -98,7 +98,7 @@ class Record:
         )
 
     def add_alarms(self, iteration: int, row: dict[str, float], rollout: Rollout) -> None:
-        """Say what looks like a reward that is being gamed, and write it down."""
+        """Say what looks wrong with the reward, and write it down."""
         additions = list(map(added_text, rollout.user_inputs, rollout.adapted_prompts))
         for alarm in self.watch.add(iteration, row, additions):
             self.report.say(f"alarm ({alarm.name}): {alarm.sentence}")

@@ -34,12 +34,12 @@ from .shared_run import SharedRun
 from .user_inputs import read_user_inputs
 
 LAB = "lab"
-SEEN_TERMS = ("aesthetic_gain", "relevance")  # that pictures decide, and so vary
+SEEN_TERMS = ("aesthetic_gain", "relevance")  # that pictures decide
 
 
 class RenderedReward:
     """A RewardFunction (rollouts.py) made of a Rewarder. config: what it is made of, by parts.
-    spreads: the metrics that only a broken scorer leaves at 0, see alarms.Watch."""
+    spreads: of the terms that pictures decide and that have a weight, see alarms.Watch."""
 
     metrics: Mapping[str, str] = rewards.REWARD_METRICS
 

@@ -200,7 +200,7 @@ class Trainer:
         }  # fmt: skip
         self.run_folder.restore(STATE_FORMAT, self._take_state)
         path = self.run_folder.path
-        self.run_folder.finish_replacing("best", "last", "lora")
+        self.run_folder.finish_replacing("best", "lora")
         first = self.progress["step"] + 1
         use_writer = settings.tensorboard
         writer = runs.tensorboard_writer(path / "tensorboard", first) if use_writer else None
@@ -211,6 +211,8 @@ class Trainer:
         """Train to the end, or until asked to stop."""
         progress, settings = self.progress, self.settings
         first, stop = progress["step"], False
+        if progress["status"]:  # it went to its end before; last/ may have been lost since
+            self._save_folder("last", torch.float32)
         self.report.say(
             f"steps: {self.num_steps:,} of {settings.batch_size} pairs, {self.steps_per_epoch:,} "
             f"an epoch" + (f", going on after step {first:,}" if first else "")
