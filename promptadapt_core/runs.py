@@ -25,6 +25,7 @@ import torch
 from .settings import SettingsError
 
 LEFT_SECONDS = 3600.0  # after which the file of an unfinished replace_file is one of a dead process
+MOVE_SECONDS, IS_WINDOWS = 3.0, sys.platform == "win32"
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
 STATE_NAME = "state.pt"
@@ -52,6 +53,20 @@ class Silent:
         pass
 
 
+def move(source: Path, target: Path) -> None:
+    """Put a file or folder in the place of a file, or of nothing. On Windows a virus scanner or an
+    indexer may have it open for a moment: it is tried again for MOVE_SECONDS."""
+    end = time.monotonic() + (MOVE_SECONDS if IS_WINDOWS else 0.0)
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.05)
+
+
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a file beside `path`, flush it to the disk and move it to `path`. The file
     is this process's own: of several that write at once, one wins whole. What killed processes
@@ -60,7 +75,7 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     try:
         write(partial)
         _flush(partial)
-        os.replace(partial, path)
+        move(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -87,8 +102,8 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(new, ignore_errors=True)
         raise
     if folder.exists():
-        os.replace(folder, old)
-    os.replace(new, folder)
+        move(folder, old)
+    move(new, folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -97,7 +112,7 @@ def finish_replacing(folder: Path) -> None:
     new, old = _beside(folder)
     if not folder.exists() and old.exists():
         # `folder` is moved aside only once `new` is whole.
-        os.replace(new if new.exists() else old, folder)
+        move(new if new.exists() else old, folder)
     for leftover in (new, old):
         if leftover.exists():
             shutil.rmtree(leftover)

@@ -33,6 +33,10 @@ def test_a_folder_may_hold_an_equals_sign_and_a_colon() -> None:
     assert plans(r"rl=C:\a=b")[1].folders == (r"C:\a=b",)
 
 
+def test_a_folder_may_hold_a_comma() -> None:
+    assert plans('suffix, "rl=runs/a, b",rl=c')[2].folders == ("runs/a, b", "c")
+
+
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
@@ -43,6 +47,7 @@ def test_a_folder_may_hold_an_equals_sign_and_a_colon() -> None:
         ("oracle=F", "a policy cannot be called 'oracle'"),
         ("r l=F", "a policy cannot be called 'r l'"),
         ("rl=F,rl=F", "rl=F is there twice"),
+        ('suffix,"rl=F', "expected rows separated by commas"),
     ],
 )
 def test_rows_that_make_no_sense_are_told(rows: str, told: str) -> None:

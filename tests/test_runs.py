@@ -227,6 +227,46 @@ def test_files_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"one\n"]
 
 
+@pytest.mark.parametrize("windows", [True, False])
+def test_a_file_that_a_scanner_has_open_is_replaced_a_moment_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: bool
+) -> None:
+    replace, refusals = os.replace, iter([None] * 2)
+
+    def refuses(source: Path, target: Path) -> None:
+        for _ in refusals:
+            raise PermissionError(errno.EACCES, "in use")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuses)
+    monkeypatch.setattr(runs, "IS_WINDOWS", windows)
+    (tmp_path / "file").write_text("before")
+    if windows:
+        runs.write_text(tmp_path / "file", "after")
+        assert (tmp_path / "file").read_text() == "after"
+        runs.replace_folder(tmp_path / "folder", write_version("1"))
+        refusals = iter([None] * 2)
+        runs.replace_folder(tmp_path / "folder", write_version("2"))
+        assert version(tmp_path / "folder") == "2"
+    else:  # there it is no matter of time
+        with pytest.raises(PermissionError):
+            runs.write_text(tmp_path / "file", "after")
+
+
+def test_a_file_that_stays_open_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EACCES, "in use")
+
+    monkeypatch.setattr(os, "replace", refuses)
+    monkeypatch.setattr(runs, "IS_WINDOWS", True)
+    monkeypatch.setattr(runs, "MOVE_SECONDS", 0.2)
+    with pytest.raises(PermissionError, match="in use"):
+        runs.write_text(tmp_path / "file", "after")
+    assert not list(tmp_path.iterdir()), "the half file is gone"
+
+
 def test_the_file_of_another_writer_is_left_alone(tmp_path: Path) -> None:
     others = [tmp_path / name for name in ("f.partial", "f.1.partial", "g.1.partial", "f.txt")]
     for path in others:

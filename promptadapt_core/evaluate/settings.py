@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import re
 
@@ -41,7 +42,7 @@ class EvaluateSettings(PipelineRendering):
     judge: str = setting(
         "auto",
         "a held-out judge: none, lab, a folder, or auto: the lab's where the lab draws",
-        metavar="none|lab|FOLDER",
+        metavar="auto|none|lab|FOLDER",
     )
     user_inputs: str = setting(
         "",
@@ -56,8 +57,9 @@ class EvaluateSettings(PipelineRendering):
     rows: str = setting(
         "user_input,suffix,best_of_n",
         "what to compare, separated by commas: user_input, suffix, best_of_n, people, oracle (lab "
-        "only), and policies as NAME=FOLDER; a NAME given several times is one method with "
-        "several training seeds; those called sft and rl are held against what must show",
+        "only), and policies as NAME=FOLDER, in double quotes where the folder has a comma; a NAME "
+        "given several times is one method with several training seeds; those called sft and rl "
+        "are held against what must show",
         metavar="ROW,ROW,...",
     )
     out: str = setting("", "folder for the report; the same command goes on", metavar="FOLDER")
@@ -103,7 +105,7 @@ def planned_rows(settings: EvaluateSettings) -> list[RowPlan]:
     SettingsError("rows" or "suffix", ...) for what is unknown or cannot be had here.
     """
     folders: dict[str, list[str]] = {PLAIN: []}
-    for part in settings.rows.split(","):
+    for part in _parts(settings.rows):
         name, equals, folder = (text.strip() for text in part.partition("="))
         if not name:
             raise SettingsError("rows", "expected rows separated by commas, got an empty one")
@@ -129,3 +131,10 @@ def planned_rows(settings: EvaluateSettings) -> list[RowPlan]:
                 "suffix", "only the lab tunes one by itself; expected the text, or rows without it"
             )
     return plans
+
+
+def _parts(rows: str) -> list[str]:
+    try:
+        return next(csv.reader([rows], skipinitialspace=True, strict=True)) or [""]
+    except csv.Error as error:
+        raise SettingsError("rows", f"expected rows separated by commas: {error}") from None

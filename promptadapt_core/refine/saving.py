@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -13,6 +12,7 @@ import torch
 
 from ..lora import LoraBase, write_base
 from ..policies import LAB_FOLDERS, find_policies
+from ..runs import move
 from ..settings import SettingsError
 from .refining import Refiner
 
@@ -83,6 +83,6 @@ def _moved(beside: Path, folder: Path, name: str) -> Path:
     for number in range(1, MOST_NAMES):
         place = folder / (name if number == 1 else f"{name}-{number}")
         if place.name.casefold() not in bundled and not place.exists():
-            os.replace(beside, place)
+            move(beside, place)
             return place
     raise SettingsError("save_name", f"there are {MOST_NAMES} folders called {name} already")
