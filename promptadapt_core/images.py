@@ -80,6 +80,7 @@ class ImageGenerator(Protocol):
 class DiffusersGenerator:
     """A text-to-image pipeline of diffusers."""
 
+    settings_may_change = True  # a copy with others draws by them; a plan's probe makes some
     device: torch.device
     notices: tuple[str, ...]
 

@@ -34,7 +34,7 @@ class Clock:
 class Renderer:
     """Like a pipeline: copies of it may have other settings. Foxes cannot be drawn."""
 
-    pipeline = "a pipeline"
+    settings_may_change = True
     identity = "renderer"
     batch_size = 8
 
@@ -139,9 +139,9 @@ def test_the_renderer_stays_as_it_was(clock: Clock) -> None:
     assert parts.generator.batch_size == 8
 
 
-def test_a_renderer_that_is_no_pipeline_is_never_cut_short(clock: Clock) -> None:
+def test_a_renderer_whose_settings_stay_is_never_cut_short(clock: Clock) -> None:
     parts = Parts(clock)
-    parts.generator.__class__ = type("Other", (Renderer,), {"pipeline": property(_missing)})
+    parts.generator.__class__ = type("Other", (Renderer,), {"settings_may_change": False})
     cost = probed(parts, 1.0)
     assert {steps for _, steps in parts.generator.asked} == {20}
     assert cost.rendering == pytest.approx(FIXED + 20 * STEP)
@@ -149,17 +149,12 @@ def test_a_renderer_that_is_no_pipeline_is_never_cut_short(clock: Clock) -> None
 
 
 def test_the_labs_own_renderer_is_cut_short(clock: Clock) -> None:
-    """It is no pipeline, but heeds its settings."""
     parts = Parts(clock)
     parts.generator = PlainRenderer(WEIGHTS, num_steps=5)
     probe = picture_probe.PictureProbe(parts, 9.0, None)
     _, first = probe.first(TEXTS)
     assert (first.num_steps, first.pictures.shape) == (2, (1, 64, 64, 3))
     assert parts.generator.settings.num_steps == 5
-
-
-def _missing(renderer: Any) -> str:
-    raise AttributeError("pipeline")
 
 
 def test_one_that_cannot_be_drawn_is_passed_over(clock: Clock) -> None:

@@ -56,6 +56,8 @@ class PlainRenderer:
     tokens there, so other pictures, and "<|startoftext|>" and "<|endoftext|>" are single tokens.
     """
 
+    settings_may_change = True  # see DiffusersGenerator
+
     def __init__(self, weights: Path, device: str = "cpu", *, batch_size: int = 8, **settings: Any):
         """weights, batch_size and settings: as renderer_folder and DiffusersGenerator.load take
         them. Raises SettingsError("weights", ...) for weights that are missing, broken or of

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..judging import Judge
-from ..lab.plain_renderer import PlainRenderer
 from ..picture_scores import Picture, PictureScores, Row
 from .costs import Probe
 from .probing import MOST_TRIED, ShouldStop, nothing_rewarded
@@ -55,9 +54,7 @@ class PictureProbe:
         self.began = time.monotonic()
         self.num_steps = self.generator.settings.num_steps
         # another renderer need not heed a changed number of steps
-        self.has_steps = hasattr(self.generator, "pipeline") or isinstance(
-            self.generator, PlainRenderer
-        )
+        self.has_steps = getattr(self.generator, "settings_may_change", False)
         self.failures: list[str] = []
 
     @property
