@@ -27,6 +27,7 @@ from promptadapt_core import objectives, prompts, runs
 from promptadapt_core.adapter import PromptAdapter
 from promptadapt_core.policy import Policy
 from promptadapt_core.settings import AdaptSettings, SettingsError
+from promptadapt_core.tokenizing import read_backend, vocab_sha256
 from promptadapt_core.train import dpo, dpo_learning, dpo_optimizer, dpo_pairs, votes
 from promptadapt_core.train.dpo_metrics import DPO_METRICS, DPO_ROUND_METRICS
 from promptadapt_core.train.dpo_settings import DpoSettings
@@ -290,11 +291,16 @@ def test_a_reference_with_another_tokenizer_is_refused(inputs: Path, tmp_path: P
     first, second = [text for text in texts if text.isalpha()][:2]
     texts[first], texts[second] = texts[second], texts[first]
     path.write_text(json.dumps(told), encoding="utf-8")
-    for chosen in ({}, {"votes": vote_file(tmp_path, rows())}):
-        settings = tiny(inputs, tmp_path / "run", reference=str(other), **chosen)
-        with pytest.raises(SettingsError, match="reference: .* has another tokenizer than"):
-            train(settings, reward=None if chosen else LetterReward())
-        assert not (tmp_path / "run").exists()
+    mine = {"votes": vote_file(tmp_path, rows())}
+    for refused in ("its vocabulary is not the one", "has another tokenizer than"):
+        for chosen in ({}, mine):
+            settings = tiny(inputs, tmp_path / "run", reference=str(other), **chosen)
+            with pytest.raises(SettingsError, match=f"^reference: .*{refused}"):
+                train(settings, reward=None if chosen else LetterReward())
+            assert not (tmp_path / "run").exists()
+        manifest = json.loads((other / "promptadapt.json").read_text(encoding="utf-8"))
+        manifest["vocab_sha256"] = vocab_sha256(read_backend(other))  # trained with that one
+        (other / "promptadapt.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(SettingsError, match="reference: "):
         train(tiny(inputs, tmp_path / "run", reference=str(tmp_path / "none")))
 

@@ -50,7 +50,7 @@ from .dpo_pairs import check_same_tokens, read_rows
 from .dpo_settings import DpoSettings
 from .mined import Group
 from .rounds import LEARNING_NAME, PAIRS_NAME, Learned, Lesson, Rounds, RoundsResult
-from .rounds_preparing import Prepared, find_reference, prepare
+from .rounds_preparing import Prepared, load_reference, prepare
 from .votes import read_votes, vote_rows
 
 
@@ -78,7 +78,7 @@ def train_dpo(
         folder = resolve_policy(settings.policy)
         check_learning(settings, folder)
         if settings.reference:
-            reference = Policy.load(find_reference(settings.reference))
+            reference = load_reference(settings.reference)
             check_same_tokens(reference, Policy.load(folder), [])
     prepared = prepare(settings, "dpo", reward, judge, report)
     method = Dpo(settings, prepared, report)
@@ -96,10 +96,8 @@ class Dpo:
     metrics: Mapping[str, str] = DPO_ROUND_METRICS
 
     def __init__(self, settings: DpoSettings, prepared: Prepared, report: runs.Reporter):
-        """SettingsError("reference", ...) where there is none of that name."""
         self.settings, self.prepared, self.report = settings, prepared, report
         self.texts_per_input = 2.0 * settings.pairs_per_input * settings.num_epochs
-        self.reference = find_reference(settings.reference) if settings.reference else None
 
     def choose(self, groups: list[Group], policy: Policy | None) -> Lesson:
         settings = self.settings
@@ -177,4 +175,5 @@ class Dpo:
         return Lesson(vote_rows(votes, adapter, self.prepared.asked, self.report))
 
     def _load_reference(self) -> Policy | None:
-        return None if self.reference is None else Policy.load(self.reference)
+        name = self.settings.reference
+        return load_reference(name) if name else None

@@ -136,6 +136,15 @@ def find_reference(name: str) -> Path:
         raise SettingsError("reference", error.reason) from None
 
 
+def load_reference(name: str) -> Policy:
+    """The reference policy; SettingsError("reference", ...) for one that is missing or broken."""
+    try:
+        return Policy.load(find_reference(name))
+    except SettingsError as error:
+        told = {"policy": "reference"}
+        raise SettingsError(told.get(error.name, error.name), error.reason) from None
+
+
 def _check_same(
     old: dict[str, Any], new: dict[str, Any], kind: type[MiningSettings], report: runs.Reporter
 ) -> None:
