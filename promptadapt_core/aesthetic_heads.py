@@ -21,6 +21,7 @@ from typing import NamedTuple
 import safetensors.torch
 import torch
 
+from .moving import move
 from .settings import SettingsError
 
 # Places of the linear layers in LAION's head; between them is dropout and no activation.
@@ -166,7 +167,7 @@ def fetch_head(path: str | Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(content)
-        os.replace(part, path)
+        move(part, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink()

@@ -18,6 +18,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from .moving import move
 from .policies import weight_files
 from .settings import SettingsError
 
@@ -212,7 +213,7 @@ def write_weights(weights: dict[str, torch.Tensor], folder: Path, dtype: torch.d
     path = folder / "model.safetensors"
     partial = folder / "model.safetensors.partial"
     partial.write_bytes(safetensors.torch.save(stored, metadata={"format": "pt"}))
-    os.replace(partial, path)
+    move(partial, path)
     return path
 
 

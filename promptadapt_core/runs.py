@@ -22,10 +22,10 @@ from typing import Any, Protocol, TextIO
 
 import torch
 
+from .moving import move
 from .settings import SettingsError
 
 LEFT_SECONDS = 3600.0  # after which the file of an unfinished replace_file is one of a dead process
-MOVE_SECONDS, IS_WINDOWS = 3.0, sys.platform == "win32"
 CONFIG_NAME = "config.json"
 METRICS_NAME = "metrics.jsonl"
 STATE_NAME = "state.pt"
@@ -51,20 +51,6 @@ class Silent:
 
     def step(self, step: int, num_steps: int, metrics: Mapping[str, float]) -> None:
         pass
-
-
-def move(source: Path, target: Path) -> None:
-    """Put a file or folder in the place of a file, or of nothing. On Windows a virus scanner or an
-    indexer may have it open for a moment: it is tried again for MOVE_SECONDS."""
-    end = time.monotonic() + (MOVE_SECONDS if IS_WINDOWS else 0.0)
-    while True:
-        try:
-            os.replace(source, target)
-            return
-        except PermissionError:
-            if time.monotonic() >= end:
-                raise
-            time.sleep(0.05)
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:

@@ -17,6 +17,7 @@ ORDER = [
     "reward_settings",
     "command_line",
     "patterns",
+    "moving",
     "syntax",
     "restoration",
     "prompts",

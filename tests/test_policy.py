@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 
 import safetensors.torch  # noqa: E402
 
-from promptadapt_core import policies, tokenizing  # noqa: E402
+from promptadapt_core import moving, policies, tokenizing  # noqa: E402
 from promptadapt_core.manifest import read_manifest  # noqa: E402
 from promptadapt_core.policy import (  # noqa: E402
     MANIFEST_NAME,
@@ -80,6 +80,22 @@ def test_a_policy_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert loaded.folder == tmp_path
     assert torch.equal(logits(loaded), logits(policy))
     assert not loaded.model.training
+
+
+def test_weights_that_a_scanner_has_open_are_saved_a_moment_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, refusals = os.replace, iter([None] * 2)
+
+    def refuses(source: Path, target: Path) -> None:
+        for _ in refusals:
+            raise PermissionError(13, "in use")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuses)
+    monkeypatch.setattr(moving, "IS_WINDOWS", True)
+    policy = tiny()
+    assert torch.equal(logits(Policy.load(policy.save(tmp_path, torch.float32))), logits(policy))
 
 
 def test_half_precision_is_stored_and_float32_served(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from promptadapt_core import runs
+from promptadapt_core import moving, runs
 from promptadapt_core.settings import SettingsError
 
 TABLE = {"train/loss": "a loss", "valid/loss": "another"}
@@ -239,7 +239,7 @@ def test_a_file_that_a_scanner_has_open_is_replaced_a_moment_later(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", refuses)
-    monkeypatch.setattr(runs, "IS_WINDOWS", windows)
+    monkeypatch.setattr(moving, "IS_WINDOWS", windows)
     (tmp_path / "file").write_text("before")
     if windows:
         runs.write_text(tmp_path / "file", "after")
@@ -260,8 +260,8 @@ def test_a_file_that_stays_open_is_an_error(
         raise PermissionError(errno.EACCES, "in use")
 
     monkeypatch.setattr(os, "replace", refuses)
-    monkeypatch.setattr(runs, "IS_WINDOWS", True)
-    monkeypatch.setattr(runs, "MOVE_SECONDS", 0.2)
+    monkeypatch.setattr(moving, "IS_WINDOWS", True)
+    monkeypatch.setattr(moving, "MOVE_SECONDS", 0.2)
     with pytest.raises(PermissionError, match="in use"):
         runs.write_text(tmp_path / "file", "after")
     assert not list(tmp_path.iterdir()), "the half file is gone"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..modifiers import clean, normal
+from ..moving import move
 from ..prompts import content_words
 from ..settings import SettingsError
 from . import report, vocabulary
@@ -279,7 +280,7 @@ def write_atomically(path: Path, parts: Iterable[str]) -> None:
     try:
         with beside.open("w", encoding="utf-8", newline="\n") as stream:
             stream.writelines(parts)
-        os.replace(beside, path)
+        move(beside, path)
     except OSError as error:
         raise SettingsError("out", f"{path} cannot be written ({error.strerror})") from None
     finally:

@@ -57,7 +57,7 @@ class EvaluateSettings(PipelineRendering):
     rows: str = setting(
         "user_input,suffix,best_of_n",
         "what to compare, separated by commas: user_input, suffix, best_of_n, people, oracle (lab "
-        "only), and policies as NAME=FOLDER, in double quotes where the folder has a comma; a NAME "
+        'only), and policies as NAME=FOLDER, "NAME=FOLDER" where the folder has a comma; a NAME '
         "given several times is one method with several training seeds; those called sft and rl "
         "are held against what must show",
         metavar="ROW,ROW,...",

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from ..lora import LoraBase, write_base
+from ..moving import move
 from ..policies import LAB_FOLDERS, find_policies
-from ..runs import move
 from ..settings import SettingsError
 from .refining import Refiner
 

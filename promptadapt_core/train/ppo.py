@@ -251,7 +251,7 @@ class PpoTrainer:
     def _guard(self, row: Mapping[str, float], iteration: int) -> None:
         """Stop a run that has gone astray before it learns from what it wrote."""
         settings, kl = self.settings, row["kl/ref_kl"]
-        kept = "the checkpoints before are whole: start anew"
+        kept = "best/ holds the best before: start anew" if iteration else "start anew"
         if settings.max_ref_kl and not kl <= settings.max_ref_kl:
             raise SettingsError(
                 "max_ref_kl",
